@@ -1,0 +1,447 @@
+//! Putting a scenario together before a run (plans, memory, costs), and the tallies of all shards together
+//! after it.
+
+use std::sync::Arc;
+
+use supernode_topology::Machine;
+
+use crate::compute::{Calibration, DecodeTimes, DiePeaks, PrefillTimes, Roofline};
+use crate::config::{Fidelity, Number, Serving};
+use crate::experts::{Plan, Routing};
+use crate::fabric::{Direction, Paths};
+use crate::launch::{Load, Phase};
+use crate::layout::{Layout, mix};
+use crate::model::ModelSpec;
+use crate::runtime::{Rng, Simulation};
+use crate::stats::{LinkClassStats, PoolStats, RunStats};
+use crate::time::{Ps, ps_from_us};
+use crate::world::{Counters, ExpertLayers, Shared, World};
+
+/// All that actors know from the start.
+///
+/// # Errors
+/// What does not fit, with the sum.
+pub fn shared(
+    machine: Arc<Machine>,
+    model: ModelSpec,
+    serving: Serving,
+    cal: Calibration,
+    seed: u64,
+    shards: u32,
+    load: &Load,
+) -> Result<Shared, String> {
+    cal.check()?;
+    let phase = load.phase;
+    let layout = Layout::new(
+        &machine,
+        &serving,
+        phase != Phase::Decode,
+        phase != Phase::Prefill,
+    )?;
+    let paths = Paths::new(&machine);
+    let d = &machine.spec.die;
+    let roof = Roofline {
+        peaks: DiePeaks {
+            aic_cores: f64::from(d.aic_cores),
+            aiv_cores: f64::from(d.aiv_cores),
+            bf16_tflops: d.bf16_tflops,
+            int8_tops: d.int8_tops,
+            hbm_gb_per_s: d.hbm_gb_per_s,
+            hbm_gb: d.hbm_gb,
+        },
+        weight_bytes: serving.precision.weights.bytes(),
+        int8: serving.precision.weights == Number::Int8,
+        cal: cal.clone(),
+    };
+    let decode_experts = match layout.decode.first() {
+        Some(g) => Some(expert_layers(
+            &model,
+            &serving,
+            g.ranks(),
+            serving.experts.redundant,
+            serving.experts.shared_replicas,
+            seed,
+        )?),
+        None => None,
+    };
+    let prefill_experts = match layout.prefill.first() {
+        Some(g) => Some(expert_layers(
+            &model,
+            &serving,
+            g.ranks(),
+            serving.prefill.redundant,
+            serving.prefill.shared_replicas,
+            seed,
+        )?),
+        None => None,
+    };
+    let kv_bytes_per_token = model.kv_bytes_per_token(serving.precision.kv);
+    let decode_kv_tokens = match &decode_experts {
+        Some(e) => {
+            let free = free_hbm_bytes(
+                "a decode die",
+                &model,
+                &serving,
+                &cal,
+                d.hbm_gb,
+                e.slots_per_rank,
+            )?;
+            (free / kv_bytes_per_token) as u64
+        }
+        None => 0,
+    };
+    if let Some(e) = &prefill_experts {
+        free_hbm_bytes(
+            "a prefill die",
+            &model,
+            &serving,
+            &cal,
+            d.hbm_gb,
+            e.slots_per_rank,
+        )?;
+    }
+    let phase_startup_us = cal
+        .dispatch
+        .startup_us
+        .min(cal.combine.startup_us)
+        .min(cal.prefill.collective_startup_us);
+    let phase_lookahead_ps =
+        ps_from_us(phase_startup_us).max(1) + paths.npu_npu_write.between.latency_ps;
+    Ok(Shared {
+        decode_times: DecodeTimes::new(roof.clone(), &model, serving.precision.kv),
+        prefill_times: layout
+            .prefill
+            .first()
+            .map(|g| PrefillTimes::new(roof, &model, serving.precision.kv, g.ranks())),
+        decode_experts,
+        prefill_experts,
+        decode_kv_tokens,
+        block_bytes: (kv_bytes_per_token * f64::from(serving.cache.block_tokens)) as u64,
+        kv_bytes_per_token,
+        phase,
+        concurrency: load.concurrency,
+        stream_tokens: serving.fidelity.level == Fidelity::Message,
+        shards,
+        progress: Counters::default(),
+        phase_lookahead_ps,
+        control_lookahead_ps: paths.least_between_ps(),
+        machine,
+        model,
+        serving,
+        cal,
+        layout,
+        paths,
+    })
+}
+
+/// Popularity and plans of all MoE layers for a group of `ranks` dies.
+fn expert_layers(
+    model: &ModelSpec,
+    serving: &Serving,
+    ranks: u32,
+    redundant: u32,
+    shared_replicas: u32,
+    seed: u64,
+) -> Result<ExpertLayers, String> {
+    let slots_per_rank =
+        Plan::slots_needed(ranks, model.routed_experts, redundant, shared_replicas);
+    if slots_per_rank > u32::from(u8::MAX) {
+        return Err(format!(
+            "{} routed experts, {redundant} redundant and {shared_replicas} shared copies over {ranks} dies are \
+             {slots_per_rank} experts a die: at most 255 are supported; use more NPUs per instance",
+            model.routed_experts
+        ));
+    }
+    let e = &serving.experts;
+    let even = e.skew == 0.0;
+    let layers = if even { 1 } else { model.moe_layers().max(1) };
+    let mut plans = Vec::new();
+    let mut routings = Vec::new();
+    for layer in 0..layers {
+        let mut rng = Rng::new(seed ^ 0x6578_7065_7274_7300, u64::from(layer));
+        let popularity = Routing::skewed(model.routed_experts, e.skew, &mut rng);
+        plans.push(Plan::new(
+            ranks,
+            &popularity,
+            redundant,
+            shared_replicas,
+            e.balance,
+        ));
+        routings.push(Routing::new(&popularity, model.top_k));
+    }
+    let of_layer = (0..model.moe_layers().max(1))
+        .map(|l| if even { 0 } else { l as u16 })
+        .collect();
+    Ok(ExpertLayers {
+        plans,
+        routings,
+        of_layer,
+        slots_per_rank,
+    })
+}
+
+/// HBM left for KV beside weights and workspace.
+fn free_hbm_bytes(
+    who: &str,
+    model: &ModelSpec,
+    serving: &Serving,
+    cal: &Calibration,
+    hbm_gb: f64,
+    experts_per_die: u32,
+) -> Result<f64, String> {
+    let w = serving.precision.weights.bytes();
+    let gb = |bytes: f64| bytes / 1e9;
+    let attention = gb(model.attention_params() * f64::from(model.layers + model.mtp_layers) * w);
+    let dense = gb(model.dense_mlp_params() * f64::from(model.dense_layers) * w);
+    let experts = gb(model.expert_params()
+        * f64::from(experts_per_die)
+        * f64::from(model.moe_layers() + model.mtp_layers)
+        * w);
+    let head = gb(2.0
+        * f64::from(model.hidden)
+        * f64::from(model.vocab)
+        * cal.head.bytes_per_weight
+        / f64::from(cal.head.tensor_parallel_dies));
+    let workspace = hbm_gb * cal.memory.workspace_share;
+    let sum = attention + dense + experts + head + workspace;
+    if sum >= hbm_gb {
+        return Err(format!(
+            "{who} does not fit in its {hbm_gb} GB of HBM: attention {attention:.1} + dense layers {dense:.1} + {experts_per_die} \
+             experts a layer {experts:.1} + head {head:.1} + workspace {workspace:.1} = {sum:.1} GB; use more NPUs per instance \
+             or precision.weights = \"int8\""
+        ));
+    }
+    Ok((hbm_gb - sum) * 1e9)
+}
+
+/// Every byte that left a port of a plane reached one.
+pub fn check_bytes(worlds: &[World], machine: &Machine) -> Result<(), String> {
+    let sum = |ids: &mut dyn Iterator<Item = supernode_topology::ActorId>, up: bool| -> u64 {
+        ids.map(|id| {
+            worlds
+                .iter()
+                .map(|w| {
+                    let l = w.fabric.peek(id);
+                    if up {
+                        l.up.bytes
+                    } else {
+                        l.down.bytes + l.down.lost_bytes
+                    }
+                })
+                .sum::<u64>()
+        })
+        .sum()
+    };
+    let dies = machine.die_count();
+    let cpus = machine.cpu_count();
+    let ub = |up| {
+        sum(&mut (0..dies).map(|d| machine.die_lane(d, 0)), up)
+            + sum(&mut (0..cpus).map(|c| machine.cpu_lane(c, 0)), up)
+    };
+    let rdma = |up| sum(&mut (0..dies).map(|d| machine.rdma(d)), up);
+    let vpc = |up| sum(&mut (0..machine.node_count()).map(|n| machine.vpc(n)), up);
+    for (plane, sent, got) in [
+        ("UB", ub(true), ub(false)),
+        ("RDMA", rdma(true), rdma(false)),
+        ("VPC", vpc(true), vpc(false)),
+    ] {
+        if sent != got {
+            return Err(format!(
+                "{plane} plane: {sent} bytes were sent, {got} delivered or accounted as lost"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The statistics of a run so far.
+pub fn stats(sim: &Simulation<World>, shared: &Shared, concurrency: Option<u32>) -> RunStats {
+    let mut s = RunStats {
+        events: sim.events(),
+        ..RunStats::default()
+    };
+    let (mut load_max, mut load_sum, mut loads) = (0u64, 0.0, 0u64);
+    let mut hash = 0u64;
+    let npus = |groups: &[crate::layout::Group]| {
+        groups.iter().map(|g| g.ranks()).sum::<u32>() / shared.machine.dies_per_npu()
+    };
+    s.prefill.npus = npus(&shared.layout.prefill);
+    s.decode.npus = npus(&shared.layout.decode);
+    let (mut p_full, mut d_full) = ((0u64, 0 as Ps), (0u64, 0 as Ps));
+    for w in sim.models() {
+        let t = &w.tally;
+        hash = hash.wrapping_add(t.hash);
+        s.offered += t.offered;
+        s.end_ps = s.end_ps.max(t.end_ps);
+        s.records.extend_from_slice(&t.records);
+        s.itl.merge(&t.itl);
+        let (m, o) = (&mut s.messages, &t.messages);
+        m.activation += o.activation;
+        m.activation_messages += o.activation_messages;
+        m.kv_block += o.kv_block;
+        m.tokens += o.tokens;
+        m.control += o.control;
+        let (c, o) = (&mut s.cache, &t.cache);
+        c.lookup_blocks += o.lookup_blocks;
+        c.hit_blocks += o.hit_blocks;
+        c.hit_tokens += o.hit_tokens;
+        c.prompt_tokens += o.prompt_tokens;
+        c.read_bytes += o.read_bytes;
+        c.write_bytes += o.write_bytes;
+        c.ssd_read_bytes += o.ssd_read_bytes;
+        c.evicted_blocks += o.evicted_blocks;
+        c.deduplicated_blocks += o.deduplicated_blocks;
+        c.dram_bytes_peak += w
+            .cpus
+            .iter()
+            .flatten()
+            .map(|c| c.store.dram_bytes())
+            .sum::<u64>();
+        let (f, o) = (&mut s.fidelity, &t.fidelity);
+        f.message_steps += o.message_steps;
+        f.step_steps += o.step_steps;
+        f.rechecked_steps += o.rechecked_steps;
+        f.drawn_ps += o.drawn_ps;
+        f.simulated_ps += o.simulated_ps;
+        f.abs_error_ps += o.abs_error_ps;
+        s.prefill.steps += t.prefill_batches;
+        s.prefill.busy_ps += t.prefill_busy_ps;
+        s.prefill.batch_sum += t.prefill_batch_sum;
+        s.prefill.tokens += t.prefill_tokens;
+        s.decode.steps += t.decode_steps;
+        s.decode.busy_ps += t.decode_busy_ps;
+        s.decode.batch_sum += t.decode_batch_sum;
+        s.decode.tokens += t.decode_tokens;
+        p_full = (
+            p_full.0 + t.prefill_full_tokens,
+            p_full.1 + t.prefill_full_ps,
+        );
+        d_full = (d_full.0 + t.decode_full_tokens, d_full.1 + t.decode_full_ps);
+        t.decode_layer(&mut s.decode_layer);
+        t.prefill_layer(&mut s.prefill_layer);
+        let (max, sum, n) = t.slot_loads();
+        load_max = load_max.max(max);
+        load_sum += sum;
+        loads += n;
+    }
+    s.records.sort_unstable_by_key(|r| r.id);
+    // A run that was stopped has come as far as its latest event.
+    if (s.records.len() as u64) < s.offered {
+        s.end_ps = s.end_ps.max(sim.now());
+    }
+    if load_sum > 0.0 {
+        s.expert_load_max_over_mean = load_max as f64 * loads as f64 / load_sum;
+    }
+    // A closed loop measures what the pool can do: only batches with all the load in count. An open one
+    // measures what it did over the run.
+    let pool = |p: &mut PoolStats, full: (u64, Ps), groups: usize| {
+        if concurrency.is_some() && full.1 > 0 {
+            p.tokens = full.0;
+            p.span_ps = full.1 / groups.max(1) as Ps;
+        } else {
+            p.span_ps = s.end_ps;
+        }
+    };
+    pool(&mut s.prefill, p_full, shared.layout.prefill.len());
+    pool(&mut s.decode, d_full, shared.layout.decode.len());
+    s.links = links(sim.models(), shared);
+    s.digest = mix(sim.digest() ^ mix(hash));
+    s
+}
+
+/// Link classes, summed over shards. All lanes of a part carry the same, and so do all links of an L1 chip.
+fn links(worlds: &[World], shared: &Shared) -> Vec<LinkClassStats> {
+    let m = &shared.machine;
+    let mut classes = Vec::new();
+    let mut class =
+        |name: &str,
+         links: u32,
+         lanes: u32,
+         ids: &mut dyn Iterator<Item = supernode_topology::ActorId>| {
+            let mut c = LinkClassStats {
+                class: name.into(),
+                links: links * lanes,
+                ..LinkClassStats::default()
+            };
+            for id in ids {
+                for w in worlds {
+                    let l = w.fabric.peek(id);
+                    for d in [&l.up, &l.down] {
+                        let Direction {
+                            busy_ps,
+                            bytes,
+                            messages,
+                            lost_bytes,
+                            queue,
+                            ..
+                        } = d;
+                        // Up to here one lane has stood for all of them.
+                        c.bytes += bytes;
+                        c.messages += messages * u64::from(lanes);
+                        c.busy_ps_sum += u128::from(*busy_ps) * u128::from(lanes);
+                        c.busy_ps_max = c.busy_ps_max.max(*busy_ps);
+                        c.lost_bytes += lost_bytes;
+                        c.queue.absorb(queue);
+                    }
+                }
+            }
+            classes.push(c);
+        };
+    let planes = m.planes();
+    class(
+        "die_lane",
+        m.die_count(),
+        planes,
+        &mut (0..m.die_count()).map(|d| m.die_lane(d, 0)),
+    );
+    class(
+        "cpu_lane",
+        m.cpu_count(),
+        planes,
+        &mut (0..m.cpu_count()).map(|c| m.cpu_lane(c, 0)),
+    );
+    class(
+        "sio",
+        m.npu_count(),
+        1,
+        &mut (0..m.npu_count()).map(|n| m.sio(n)),
+    );
+    class(
+        "rdma",
+        m.die_count(),
+        1,
+        &mut (0..m.die_count()).map(|d| m.rdma(d)),
+    );
+    class(
+        "vpc",
+        m.node_count(),
+        1,
+        &mut (0..m.node_count()).map(|n| m.vpc(n)),
+    );
+    let per_node = planes * m.l2_chips_per_plane();
+    let mut up = LinkClassStats {
+        class: "uplink".into(),
+        links: m.node_count() * per_node,
+        ..LinkClassStats::default()
+    };
+    let per_byte_ps = 1e3 / m.spec.ub.uplink_gb_per_s;
+    for node in 0..m.node_count() as usize {
+        for bytes in [
+            worlds
+                .iter()
+                .map(|w| w.fabric.node_up_bytes[node])
+                .sum::<u64>(),
+            worlds
+                .iter()
+                .map(|w| w.fabric.node_down_bytes[node])
+                .sum::<u64>(),
+        ] {
+            let busy = (bytes as f64 / f64::from(per_node) * per_byte_ps) as Ps;
+            up.bytes += bytes;
+            up.busy_ps_sum += u128::from(busy) * u128::from(per_node);
+            up.busy_ps_max = up.busy_ps_max.max(busy);
+        }
+    }
+    classes.push(up);
+    classes
+}

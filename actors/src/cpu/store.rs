@@ -1,0 +1,155 @@
+//! This CPU's share of the pooled KV cache: blocks in DRAM, least recently used first out, with an SSD tier
+//! that every write goes through to.
+
+use crate::die::WARM;
+use crate::message::{Lookup, LookupReply, Msg, ReadBlocks};
+use crate::runtime::Actor;
+use crate::time::{Ps, ps_from_s};
+use crate::world::{Env, Shared};
+
+use super::lru::Lru;
+
+#[derive(Debug)]
+pub struct Store {
+    dram: Lru,
+    ssd: Lru,
+    ssd_free_ps: Ps,
+    ssd_gb_per_s: f64,
+    block_bytes: u64,
+}
+
+impl Store {
+    /// The store of a CPU of the pool (or an empty one outside it).
+    pub fn new(in_pool: bool, shared: &Shared) -> Self {
+        let c = &shared.serving.cache;
+        let per_node = f64::from(shared.machine.cpus_per_node());
+        let blocks = |gb: f64| {
+            if in_pool {
+                (gb * 1e9 / per_node / shared.block_bytes as f64) as usize
+            } else {
+                0
+            }
+        };
+        Self {
+            dram: Lru::new(blocks(c.dram_gb_per_node)),
+            ssd: Lru::new(blocks(c.ssd_gb_per_node)),
+            ssd_free_ps: 0,
+            ssd_gb_per_s: shared.machine.spec.storage.ssd_gb_per_s_per_node / per_node,
+            block_bytes: shared.block_bytes,
+        }
+    }
+
+    fn holds(&self, key: u64) -> bool {
+        key & WARM != 0 || self.dram.contains(key) || self.ssd.contains(key)
+    }
+
+    pub fn lookup(&mut self, from: Actor, lookup: Lookup, env: &mut Env<'_, '_>) {
+        let held = lookup
+            .keys
+            .iter()
+            .filter(|(_, key)| self.holds(*key))
+            .map(|(i, _)| *i)
+            .collect();
+        env.control(
+            from,
+            Msg::LookupReply(Box::new(LookupReply {
+                request: lookup.request,
+                held,
+            })),
+        );
+    }
+
+    /// Sends blocks to the dies that read them: from DRAM at once, from the SSD tier when they are loaded.
+    pub fn read(&mut self, read: ReadBlocks, env: &mut Env<'_, '_>) {
+        let (dram, ssd): (Vec<_>, Vec<_>) = read
+            .blocks
+            .iter()
+            .copied()
+            .partition(|b| b.key & WARM != 0 || self.dram.touch(b.key));
+        self.send(
+            &ReadBlocks {
+                blocks: dram,
+                ..read.clone()
+            },
+            env,
+        );
+        if !ssd.is_empty() {
+            let bytes = self.block_bytes * ssd.len() as u64;
+            let load = ps_from_s(bytes as f64 / (self.ssd_gb_per_s * 1e9));
+            self.ssd_free_ps = self.ssd_free_ps.max(env.now()) + load;
+            env.tally.cache.ssd_read_bytes += bytes;
+            let at = self.ssd_free_ps;
+            env.at(
+                at,
+                Msg::SsdLoaded(Box::new(ReadBlocks {
+                    blocks: ssd,
+                    ..read
+                })),
+            );
+        }
+    }
+
+    /// Blocks have come from the SSD tier (those that it still had).
+    pub fn loaded(&mut self, read: ReadBlocks, env: &mut Env<'_, '_>) {
+        let (there, gone): (Vec<_>, Vec<_>) = read
+            .blocks
+            .iter()
+            .copied()
+            .partition(|b| self.ssd.touch(b.key) || self.dram.contains(b.key));
+        for b in &there {
+            self.keep(b.key, env);
+        }
+        for b in gone {
+            env.control(
+                b.reader,
+                Msg::BlockGone {
+                    request: read.request,
+                    index: b.index,
+                },
+            );
+        }
+        self.send(
+            &ReadBlocks {
+                blocks: there,
+                ..read
+            },
+            env,
+        );
+    }
+
+    fn send(&self, read: &ReadBlocks, env: &mut Env<'_, '_>) {
+        for b in &read.blocks {
+            env.tally.cache.read_bytes += self.block_bytes;
+            env.transfer(
+                b.reader,
+                self.block_bytes,
+                read.plane,
+                Msg::Blocks {
+                    request: read.request,
+                    blocks: 1,
+                },
+            );
+        }
+    }
+
+    /// A new block: kept once, however often it is written.
+    pub fn write(&mut self, key: u64, bytes: u64, env: &mut Env<'_, '_>) {
+        env.tally.cache.write_bytes += bytes;
+        if self.holds(key) {
+            env.tally.cache.deduplicated_blocks += 1;
+        }
+        self.ssd.insert(key);
+        self.keep(key, env);
+    }
+
+    fn keep(&mut self, key: u64, env: &mut Env<'_, '_>) {
+        if self.dram.insert(key).is_some() {
+            env.tally.cache.evicted_blocks += 1;
+        }
+    }
+
+    /// Bytes of KV in DRAM.
+    pub fn dram_bytes(&self) -> u64 {
+        self.dram.len() as u64 * self.block_bytes
+    }
+}

@@ -1,0 +1,637 @@
+//! A decode rank: requests in slots, and decode steps in lockstep with the other ranks of its group.
+//!
+//! ```text
+//! step    = dense layers, MoE layers ............ head, [MTP layer, head] x k
+//! stream A  attn(l,0) attn(l,1) attn(l+1,0) ...
+//! stream M            moe(l,0)  moe(l,1)  ...      moe = gate, dispatch, experts, combine
+//! ```
+//! A layer starts when what it waits for has arrived: dispatch and combine wait for every rank's flag.
+
+use crate::compute::{MicrobatchLoad, Share};
+use crate::config::Balance;
+use crate::experts::Dealer;
+use crate::fabric::Receipt;
+use crate::message::{Claim, Msg};
+use crate::runtime::Actor;
+use crate::time::{Ps, ps_from_us};
+use crate::world::{BySlot, Env, PhaseOut, Returned, Shared};
+
+use super::decode_root::{DecodeRoot, Report};
+use super::placer::Placer;
+
+/// A request in a slot.
+#[derive(Clone, Debug)]
+struct Active {
+    claim: Claim,
+    context: u32,
+    left: u32,
+    /// Tokens delivered or on their way to the home, and made but not yet sent.
+    sent: u32,
+    unsent: u32,
+    last_token_ps: Ps,
+}
+
+/// One microbatch in the current step.
+#[derive(Clone, Debug, Default)]
+struct Microbatch {
+    load: MicrobatchLoad,
+    attention_ps: Ps,
+    layer: u32,
+    at: At,
+    /// When it began to wait or work at `at`.
+    since_ps: Ps,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum At {
+    #[default]
+    WaitAttention,
+    Attention,
+    WaitMoe,
+    Moe,
+    Done,
+}
+
+/// State of the step that is running.
+#[derive(Debug, Default)]
+struct Step {
+    number: u32,
+    started_ps: Ps,
+    parts: Vec<Microbatch>,
+    /// Layers of the running segment: `[first, end)` in MoE layers; 0-based over main and MTP layers.
+    end_layer: u32,
+    segments_left: u32,
+    attention_busy: bool,
+    moe_busy: Option<usize>,
+    /// The (layer, part) that the MoE stream takes next, the same on all ranks.
+    next_moe: (u32, usize),
+    attention_share: Option<Share>,
+    moe_share: Option<Share>,
+    dispatch_sent_ps: Ps,
+    moe_started_ps: Ps,
+    stage_from_ps: Ps,
+}
+
+/// A die of a decode group.
+#[derive(Debug)]
+pub struct DecodeRank {
+    group: u16,
+    rank: u16,
+    board: u16,
+    slots_max: u32,
+    kv_tokens_max: u64,
+    /// Granted requests: tokens of KV memory and slots that are spoken for.
+    kv_tokens_used: u64,
+    slots_used: u32,
+    active: Vec<Active>,
+    /// Granted, KV on its way.
+    granted: Vec<Claim>,
+    /// KV arrived, waiting for the next step.
+    joining: Vec<Claim>,
+    /// Claims that wait for a slot, with who claimed.
+    waiting: std::collections::VecDeque<(Actor, Claim)>,
+    step: Step,
+    phase: u32,
+    /// Units received in the last dispatch, by `slot * ranks + source`.
+    received: Vec<u16>,
+    counts: Vec<u32>,
+    by_slot: Vec<u32>,
+    per_slot: Vec<u32>,
+    pub root: Option<Box<DecodeRoot>>,
+    pub placer: Placer,
+}
+
+impl DecodeRank {
+    pub fn new(group: u16, rank: u16, shared: &Shared) -> Self {
+        let ranks = shared.layout.decode[group as usize].ranks();
+        let slots = shared
+            .decode_experts
+            .as_ref()
+            .map_or(1, |e| e.slots_per_rank);
+        let dies_per_npu = shared.machine.die_count() / shared.machine.npu_count();
+        Self {
+            group,
+            rank,
+            board: shared.layout.prefill.len() as u16 + group,
+            slots_max: (shared.serving.decode.max_batch_per_npu / dies_per_npu).max(1),
+            kv_tokens_max: shared.decode_kv_tokens,
+            kv_tokens_used: 0,
+            slots_used: 0,
+            active: Vec::new(),
+            granted: Vec::new(),
+            joining: Vec::new(),
+            waiting: std::collections::VecDeque::new(),
+            step: Step::default(),
+            phase: 0,
+            received: vec![0; (ranks * slots) as usize],
+            counts: vec![0; shared.model.routed_experts as usize],
+            by_slot: vec![0; (ranks * slots) as usize],
+            per_slot: vec![0; slots as usize],
+            root: (rank == 0).then(|| Box::new(DecodeRoot::new(group, ranks))),
+            placer: Placer::default(),
+        }
+    }
+
+    fn root_actor(&self, env: &Env<'_, '_>) -> Actor {
+        env.shared
+            .die_actor(env.shared.layout.decode[self.group as usize].root())
+    }
+
+    // ---- placement
+
+    pub fn slot_ask(&mut self, from: Actor, request: u64, env: &mut Env<'_, '_>) {
+        let free = self.slots_max.saturating_sub(self.slots_used);
+        let free = if self.kv_tokens_used < self.kv_tokens_max {
+            free
+        } else {
+            0
+        };
+        env.control(
+            from,
+            Msg::SlotReply {
+                request,
+                free,
+                waiting: self.waiting.len() as u32,
+            },
+        );
+    }
+
+    pub fn slot_claim(&mut self, from: Actor, claim: Claim, env: &mut Env<'_, '_>) {
+        self.waiting.push_back((from, claim));
+        self.grant_waiting(env);
+    }
+
+    fn grant_waiting(&mut self, env: &mut Env<'_, '_>) {
+        while let Some((_, claim)) = self.waiting.front() {
+            let kv = u64::from(claim.context) + u64::from(claim.left);
+            if self.slots_used >= self.slots_max || self.kv_tokens_used + kv > self.kv_tokens_max {
+                return;
+            }
+            let (from, claim) = self.waiting.pop_front().expect("it was just there");
+            self.slots_used += 1;
+            self.kv_tokens_used += kv;
+            if claim.kv_in_place {
+                self.join(claim, env);
+            } else {
+                env.control(
+                    from,
+                    Msg::SlotGrant {
+                        request: claim.request,
+                    },
+                );
+                self.granted.push(claim);
+            }
+        }
+    }
+
+    pub fn kv_arrived(&mut self, request: u64, env: &mut Env<'_, '_>) {
+        let i = self
+            .granted
+            .iter()
+            .position(|c| c.request == request)
+            .expect("KV comes to who granted it");
+        let claim = self.granted.swap_remove(i);
+        self.join(claim, env);
+    }
+
+    fn join(&mut self, claim: Claim, env: &mut Env<'_, '_>) {
+        self.joining.push(claim);
+        if self.joining.len() == 1 && self.active.is_empty() {
+            let root = self.root_actor(env);
+            env.control(root, Msg::Wake { group: self.group });
+        }
+    }
+
+    // ---- the root of the group
+
+    pub fn wake(&mut self, env: &mut Env<'_, '_>) {
+        self.root
+            .as_mut()
+            .expect("only the root is woken")
+            .wake(env);
+    }
+
+    pub fn step_done(&mut self, from: Actor, step: u32, report: Report, env: &mut Env<'_, '_>) {
+        let root = self
+            .root
+            .as_mut()
+            .expect("only the root hears of ended steps");
+        root.step_done(from, step, report, env);
+    }
+
+    // ---- one step
+
+    pub fn step_start(
+        &mut self,
+        step: u32,
+        microbatch: bool,
+        drawn_ps: Option<Ps>,
+        env: &mut Env<'_, '_>,
+    ) {
+        let now = env.now();
+        for claim in self.joining.drain(..) {
+            self.active.push(Active {
+                context: claim.context,
+                left: claim.left,
+                sent: claim.delivered,
+                unsent: 0,
+                last_token_ps: now,
+                claim,
+            });
+        }
+        self.step.number = step;
+        self.step.started_ps = now;
+        if let Some(ps) = drawn_ps {
+            env.after(ps, Msg::StepEnd);
+            return;
+        }
+        let d = &env.shared.serving.decode;
+        let times = &env.shared.decode_times;
+        let parts = if microbatch { 2 } else { 1 };
+        let (attention_share, moe_share) = if microbatch {
+            (times.attention_share, times.moe_share)
+        } else {
+            (Share::WHOLE, Share::WHOLE)
+        };
+        let mut loads = vec![MicrobatchLoad::default(); parts];
+        for (i, a) in self.active.iter().enumerate() {
+            let l = &mut loads[i % parts];
+            l.requests += 1;
+            l.tokens += 1 + d.mtp_tokens;
+            l.context_sum += u64::from(a.context);
+        }
+        let whole = loads.iter().fold(MicrobatchLoad::default(), |a, b| a + *b);
+        let s = &mut self.step;
+        s.parts = loads
+            .into_iter()
+            .map(|load| Microbatch {
+                load,
+                attention_ps: times.attention_ps(load, attention_share),
+                ..Microbatch::default()
+            })
+            .collect();
+        s.attention_share = Some(attention_share);
+        s.moe_share = Some(moe_share);
+        s.attention_busy = false;
+        s.moe_busy = None;
+        s.next_moe = (0, 0);
+        s.end_layer = env.shared.model.moe_layers();
+        s.segments_left = d.mtp_tokens;
+        // The dense layers come first, on the whole die.
+        let dense_ps = times
+            .dense_layers_ps(whole)
+            .max(env.shared.phase_lookahead_ps);
+        env.tally.decode_stage("dense_layers", dense_ps);
+        if s.end_layer == 0 {
+            env.after(dense_ps, Msg::SegmentDone);
+        } else {
+            self.start_attention_at(now + dense_ps, env);
+        }
+    }
+
+    /// Puts the attention stream to work, from `at_ps` on.
+    fn start_attention_at(&mut self, at_ps: Ps, env: &mut Env<'_, '_>) {
+        let s = &mut self.step;
+        if s.attention_busy {
+            return;
+        }
+        // Without microbatches one stream serves each in turn, so attention is never held up by it.
+        let next = (0..s.parts.len())
+            .filter(|&i| s.parts[i].at == At::WaitAttention)
+            .min_by_key(|&i| (s.parts[i].layer, i));
+        if let Some(i) = next {
+            s.attention_busy = true;
+            let part = &mut s.parts[i];
+            part.at = At::Attention;
+            env.tally.decode_stage("attention", part.attention_ps);
+            env.at(
+                at_ps + part.attention_ps,
+                Msg::AttentionDone { part: i as u8 },
+            );
+        }
+    }
+
+    pub fn attention_done(&mut self, part: u8, env: &mut Env<'_, '_>) {
+        let now = env.now();
+        let s = &mut self.step;
+        s.attention_busy = false;
+        let p = &mut s.parts[part as usize];
+        p.at = At::WaitMoe;
+        p.since_ps = now;
+        self.start_moe(env);
+        self.start_attention_at(now, env);
+    }
+
+    /// Starts gate and dispatch of the microbatch whose turn it is, if it is ready and the stream is free.
+    fn start_moe(&mut self, env: &mut Env<'_, '_>) {
+        let now = env.now();
+        let (layer, i) = self.step.next_moe;
+        let s = &self.step;
+        if s.moe_busy.is_some() || s.parts[i].at != At::WaitMoe || s.parts[i].layer != layer {
+            return;
+        }
+        let shared = env.shared;
+        let load = s.parts[i].load;
+        let share = s.moe_share.expect("a step is running");
+        env.tally
+            .decode_stage("wait_moe_stream", now - s.parts[i].since_ps);
+        let gate_ps = shared.decode_times.gate_ps(load.tokens, share);
+        env.tally.decode_stage("gate", gate_ps);
+        self.choose_experts(layer, load.tokens, env);
+        let cal = &shared.cal.dispatch;
+        let prepare_ps =
+            ps_from_us(cal.startup_us + cal.token_us * f64::from(load.tokens) / share.vector);
+        self.phase += 1;
+        let sent = env.send_phase(&PhaseOut {
+            board: self.board,
+            channel: 0,
+            phase: self.phase,
+            rank: self.rank,
+            start_ps: now + gate_ps + prepare_ps,
+            unit_bytes: dispatch_bytes(shared),
+            issue_ps: (cal.issue_ns * 1e3 / share.vector) as Ps,
+            flag_ps: (cal.flag_ns * 1e3) as Ps,
+            barrier_ps: ps_from_us(cal.barrier_us),
+            units: &BySlot(&self.by_slot, self.per_slot.len()),
+        });
+        let s = &mut self.step;
+        s.parts[i].at = At::Moe;
+        s.moe_busy = Some(i);
+        s.moe_started_ps = now;
+        s.stage_from_ps = now + gate_ps;
+        s.dispatch_sent_ps = sent;
+    }
+
+    /// Draws the experts of `tokens` tokens in a layer, and counts them by slot.
+    fn choose_experts(&mut self, layer: u32, tokens: u32, env: &mut Env<'_, '_>) {
+        let experts = env
+            .shared
+            .decode_experts
+            .as_ref()
+            .expect("a decode group has experts");
+        let (plan, routing) = experts.at(layer);
+        let perfect = env.shared.serving.experts.balance == Balance::Perfect;
+        let ranks = self.by_slot.len() as u64 / u64::from(plan.slots_per_rank);
+        self.by_slot.fill(0);
+        if tokens == 0 {
+            return;
+        }
+        if perfect {
+            // Every slot of the group gets the same from all ranks together: each rank begins where its neighbour ended.
+            let units = u64::from(tokens) * u64::from(env.shared.model.top_k);
+            let n = plan.copies.len() as u64;
+            let start =
+                (u64::from(self.rank) * (n / ranks.max(1)).max(1) + u64::from(self.phase)) % n;
+            let mut dealt = std::mem::take(&mut self.counts);
+            dealt.clear();
+            dealt.resize(n as usize, 0);
+            Dealer::starting_at(start).deal(units, &mut dealt);
+            for (slot, c) in plan.copies.iter().zip(&dealt) {
+                self.by_slot[*slot as usize] += c;
+            }
+            self.counts = dealt;
+        } else {
+            self.counts.clear();
+            self.counts.resize(plan.experts(), 0);
+            routing.draw(tokens, env.ctx.rng(), &mut self.counts);
+            for (e, &c) in self.counts.iter().enumerate() {
+                if c > 0 {
+                    let copies = plan.copies_of(e);
+                    let slot = copies[self.rank as usize % copies.len()];
+                    self.by_slot[slot as usize] += c;
+                }
+            }
+        }
+        if !plan.shared.is_empty() {
+            let slot = plan.shared[self.rank as usize % plan.shared.len()];
+            self.by_slot[slot as usize] += tokens * env.shared.model.shared_experts;
+        }
+    }
+
+    /// All flags of a phase are here.
+    pub fn collected(&mut self, phase: u32, env: &mut Env<'_, '_>) {
+        env.serve_board(self.board, self.rank);
+        let now = env.now();
+        let i = self
+            .step
+            .moe_busy
+            .expect("a phase belongs to the MoE stream");
+        let share = self.step.moe_share.expect("a step is running");
+        let shared = env.shared;
+        let mut received = std::mem::take(&mut self.received);
+        let Receipt {
+            complete_ps, hash, ..
+        } = env.fabric.boards[self.board as usize].take(self.rank, 0, phase, &mut received);
+        let complete_ps = complete_ps.max(now);
+        env.tally.fold(hash);
+        let dispatch = phase == self.phase && phase % 2 == 1;
+        if dispatch {
+            let ranks = received.len() / self.per_slot.len();
+            for (slot, n) in self.per_slot.iter_mut().enumerate() {
+                *n = received[slot * ranks..(slot + 1) * ranks]
+                    .iter()
+                    .map(|&c| u32::from(c))
+                    .sum();
+            }
+            let units: u32 = self.per_slot.iter().sum();
+            env.tally.slot_load(&self.per_slot);
+            let cal = &shared.cal.dispatch;
+            let bytes = f64::from(units) * f64::from(dispatch_bytes(shared)) * cal.assemble_passes;
+            let assemble_ps = ps_from_us(cal.assemble_us)
+                + crate::time::ps_from_s(shared.decode_times.roof.vector_s(bytes, share));
+            let experts_ps = shared.decode_times.experts_ps(&self.per_slot, share);
+            let start = complete_ps + assemble_ps;
+            env.tally
+                .decode_stage("dispatch", start - self.step.stage_from_ps);
+            env.tally.decode_stage("experts", experts_ps);
+            self.step.stage_from_ps = start + experts_ps;
+            self.received = received;
+            env.at(start + experts_ps, Msg::ExpertsDone);
+        } else {
+            self.received = received;
+            let cal = &shared.cal.combine;
+            let tokens = f64::from(self.step.parts[i].load.tokens);
+            let copies = f64::from(shared.model.top_k + shared.model.shared_experts);
+            let bytes = tokens * copies * f64::from(combine_bytes(shared)) * cal.sum_passes;
+            let sum_ps = ps_from_us(cal.sum_us)
+                + crate::time::ps_from_s(shared.decode_times.roof.vector_s(bytes, share));
+            env.tally
+                .decode_stage("combine", complete_ps + sum_ps - self.step.stage_from_ps);
+            env.at(complete_ps + sum_ps, Msg::LayerDone);
+        }
+    }
+
+    /// The experts have run: their outputs go back where the tokens came from.
+    pub fn experts_done(&mut self, env: &mut Env<'_, '_>) {
+        let shared = env.shared;
+        let cal = &shared.cal.combine;
+        let share = self.step.moe_share.expect("a step is running");
+        self.phase += 1;
+        env.send_phase(&PhaseOut {
+            board: self.board,
+            channel: 0,
+            phase: self.phase,
+            rank: self.rank,
+            start_ps: env.ctx.now() + ps_from_us(cal.startup_us),
+            unit_bytes: combine_bytes(shared),
+            issue_ps: (cal.issue_ns * 1e3 / share.vector) as Ps,
+            flag_ps: (cal.flag_ns * 1e3) as Ps,
+            barrier_ps: ps_from_us(cal.barrier_us),
+            units: &Returned(&self.received, self.received.len() / self.per_slot.len()),
+        });
+    }
+
+    /// A microbatch has its layer's output.
+    pub fn layer_done(&mut self, env: &mut Env<'_, '_>) {
+        let now = env.now();
+        let s = &mut self.step;
+        let i = s.moe_busy.take().expect("the MoE stream was at work");
+        let part = &mut s.parts[i];
+        part.layer += 1;
+        part.at = if part.layer < s.end_layer {
+            At::WaitAttention
+        } else {
+            At::Done
+        };
+        let n = s.parts.len();
+        s.next_moe = if i + 1 < n {
+            (s.next_moe.0, i + 1)
+        } else {
+            (s.next_moe.0 + 1, 0)
+        };
+        if s.parts.iter().all(|p| p.at == At::Done) {
+            // Head and sampling over the whole batch, on the whole die.
+            let tokens = s.parts.iter().map(|p| p.load.tokens).sum();
+            let mut ps = env.shared.decode_times.head_ps(tokens);
+            if s.segments_left > 0 {
+                ps += env.shared.decode_times.mtp_join_ps(tokens);
+            }
+            env.tally.decode_stage("head", ps);
+            env.after(ps.max(env.shared.phase_lookahead_ps), Msg::SegmentDone);
+            return;
+        }
+        if s.next_moe.0 < s.end_layer {
+            self.start_moe(env);
+        }
+        self.start_attention_at(now, env);
+    }
+
+    /// Head and sampling are done: on to the next speculative layer, or the step is over.
+    pub fn segment_done(&mut self, env: &mut Env<'_, '_>) {
+        let now = env.now();
+        let s = &mut self.step;
+        if s.segments_left == 0 {
+            self.step_end(env);
+            return;
+        }
+        s.segments_left -= 1;
+        s.end_layer += 1;
+        s.next_moe = (s.end_layer - 1, 0);
+        for p in &mut s.parts {
+            p.at = At::WaitAttention;
+            p.layer = s.end_layer - 1;
+        }
+        self.start_attention_at(now, env);
+    }
+
+    /// Tokens of this step: accepted ones go home, finished requests leave.
+    pub fn step_end(&mut self, env: &mut Env<'_, '_>) {
+        let now = env.now();
+        let d = &env.shared.serving.decode;
+        let stream = env.shared.stream_tokens;
+        let mut i = 0;
+        let mut made = 0;
+        while i < self.active.len() {
+            let mut n = 1;
+            while n <= d.mtp_tokens && env.ctx.rng().f64() < d.mtp_acceptance {
+                n += 1;
+            }
+            let a = &mut self.active[i];
+            let n = n.min(a.left);
+            a.left -= n;
+            a.context += n;
+            a.unsent += n;
+            made += n;
+            env.tally.itl.record(now - a.last_token_ps);
+            a.last_token_ps = now;
+            let last = a.left == 0;
+            if last || stream || a.sent == 0 {
+                let home = env.shared.cpu_actor(a.claim.home);
+                let msg = Msg::Tokens {
+                    request: a.claim.request,
+                    from: a.sent,
+                    count: a.unsent,
+                    last,
+                };
+                a.sent += a.unsent;
+                a.unsent = 0;
+                env.control(home, msg);
+            }
+            if last {
+                let a = self.active.swap_remove(i);
+                self.slots_used -= 1;
+                self.kv_tokens_used -= u64::from(a.claim.context) + u64::from(a.claim.left);
+            } else {
+                i += 1;
+            }
+        }
+        env.tally.decode_tokens(now, made);
+        self.grant_waiting(env);
+        let context_sum = self
+            .active
+            .iter()
+            .map(|a| u64::from(a.context))
+            .sum::<u64>()
+            + self
+                .joining
+                .iter()
+                .map(|c| u64::from(c.context))
+                .sum::<u64>();
+        let requests = (self.active.len() + self.joining.len()) as u32;
+        let root = self.root_actor(env);
+        env.control(
+            root,
+            Msg::StepDone {
+                step: self.step.number,
+                requests,
+                context_sum,
+                made,
+                duration_ps: now - self.step.started_ps,
+            },
+        );
+    }
+
+    /// Everything given back: true at the end of every quiet run.
+    ///
+    /// # Errors
+    /// Says what is still held.
+    pub fn check_idle(&self) -> Result<(), String> {
+        let held = [
+            ("active requests", self.active.len() as u64),
+            ("granted requests", self.granted.len() as u64),
+            ("joining requests", self.joining.len() as u64),
+            ("waiting claims", self.waiting.len() as u64),
+            ("slots", u64::from(self.slots_used)),
+            ("KV tokens", self.kv_tokens_used),
+        ];
+        match held.iter().find(|h| h.1 != 0) {
+            Some((what, n)) => Err(format!("{n} {what} left")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Bytes of one token's activation on its way to an expert.
+pub fn dispatch_bytes(shared: &Shared) -> u32 {
+    match shared.serving.precision.dispatch {
+        crate::config::Number::Int8 => shared.cal.wire.dispatch_bytes_int8,
+        crate::config::Number::Bf16 => {
+            shared.model.hidden * 2 + shared.cal.wire.dispatch_scale_bytes
+        }
+    }
+}
+
+/// Bytes of one expert output on its way back: BF16.
+pub fn combine_bytes(shared: &Shared) -> u32 {
+    shared.model.hidden * 2
+}

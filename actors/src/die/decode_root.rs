@@ -1,0 +1,246 @@
+//! The root rank of a decode group: gathers what each rank holds, and starts the group's steps (the
+//! metadata exchange that data-parallel decode has). It knows counts per rank, not requests.
+//!
+//! It also decides how a step is simulated: message by message, or drawn (see `calibrate`).
+
+use crate::compute::{MicrobatchLoad, Share};
+use crate::config::Microbatch;
+use crate::message::Msg;
+use crate::runtime::Actor;
+use crate::time::{Ps, ps_from_us};
+use crate::world::{Env, Shared};
+
+use super::calibrate::{Calibrator, Condition, Verdict};
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    requests: u32,
+    context_sum: u64,
+}
+
+/// What a rank says at the end of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
+    pub requests: u32,
+    pub context_sum: u64,
+    /// Tokens made in the step.
+    pub made: u32,
+    pub duration_ps: Ps,
+}
+
+#[derive(Debug)]
+pub struct DecodeRoot {
+    group: u16,
+    held: Vec<Held>,
+    running: bool,
+    step: u32,
+    awaited: u32,
+    longest_ps: Ps,
+    started_ps: Ps,
+    batch: u32,
+    made: u32,
+    condition: Option<Condition>,
+    drawn_ps: Option<Ps>,
+    calibrator: Calibrator,
+}
+
+impl DecodeRoot {
+    pub fn new(group: u16, ranks: u32) -> Self {
+        Self {
+            group,
+            held: vec![Held::default(); ranks as usize],
+            running: false,
+            step: 0,
+            awaited: 0,
+            longest_ps: 0,
+            started_ps: 0,
+            batch: 0,
+            made: 0,
+            condition: None,
+            drawn_ps: None,
+            calibrator: Calibrator::default(),
+        }
+    }
+
+    fn rank_of(&self, die: Actor, env: &Env<'_, '_>) -> usize {
+        match env.shared.layout.roles[die as usize] {
+            crate::layout::Role::Decode { rank, .. } => rank as usize,
+            _ => unreachable!("decode ranks speak to their root"),
+        }
+    }
+
+    /// A rank at rest has requests now.
+    pub fn wake(&mut self, env: &mut Env<'_, '_>) {
+        // The waker is the message's sender; counts come with its next report.
+        let from = env.from;
+        let rank = self.rank_of(from, env);
+        self.held[rank].requests = self.held[rank].requests.max(1);
+        if !self.running {
+            self.start(env);
+        }
+    }
+
+    pub fn step_done(&mut self, from: Actor, step: u32, report: Report, env: &mut Env<'_, '_>) {
+        if !self.running || step != self.step {
+            return;
+        }
+        let rank = self.rank_of(from, env);
+        self.held[rank] = Held {
+            requests: report.requests,
+            context_sum: report.context_sum,
+        };
+        self.longest_ps = self.longest_ps.max(report.duration_ps);
+        self.made += report.made;
+        self.awaited -= 1;
+        if self.awaited > 0 {
+            return;
+        }
+        let now = env.now();
+        let full = env
+            .shared
+            .concurrency
+            .is_some_and(|c| u64::from(self.batch) * 20 >= u64::from(c) * 19);
+        env.tally
+            .decode_step(now - self.started_ps, self.batch, self.made, full);
+        let condition = self.condition.take().expect("a step has a condition");
+        let estimate = estimate_ps(&condition, env.shared);
+        self.calibrator.ended(
+            &condition,
+            estimate,
+            self.drawn_ps,
+            self.longest_ps,
+            &mut env.tally.fidelity,
+        );
+        self.running = false;
+        if self.held.iter().any(|h| h.requests > 0) {
+            self.start(env);
+        }
+    }
+
+    fn start(&mut self, env: &mut Env<'_, '_>) {
+        let shared = env.shared;
+        let d = &shared.serving.decode;
+        let mut c = Condition::default();
+        for h in &self.held {
+            c.requests += h.requests;
+            c.requests_max = c.requests_max.max(h.requests);
+            c.context_max = c.context_max.max(h.context_sum);
+        }
+        self.batch = c.requests;
+        c.microbatch = match d.microbatch {
+            Microbatch::On => true,
+            Microbatch::Off => false,
+            Microbatch::Auto => {
+                let with = estimate_ps(
+                    &Condition {
+                        microbatch: true,
+                        ..c
+                    },
+                    shared,
+                );
+                let without = estimate_ps(
+                    &Condition {
+                        microbatch: false,
+                        ..c
+                    },
+                    shared,
+                );
+                with < without
+            }
+        };
+        self.step += 1;
+        self.running = true;
+        self.longest_ps = 0;
+        self.made = 0;
+        let verdict = if shared.message_level() {
+            Verdict::Simulate
+        } else {
+            self.calibrator
+                .decide(&c, &shared.serving.fidelity, env.ctx.rng())
+        };
+        let estimate = estimate_ps(&c, shared);
+        let (to_all, drawn_ps) = match verdict {
+            Verdict::Simulate => (true, None),
+            Verdict::Draw(ratio) => (false, Some(scaled(estimate, ratio))),
+            // Simulated, to see how far the draw would have been off.
+            Verdict::Check(ratio) => {
+                self.drawn_ps = Some(scaled(estimate, ratio));
+                (true, None)
+            }
+        };
+        if !matches!(verdict, Verdict::Check(_)) {
+            self.drawn_ps = drawn_ps;
+        }
+        self.calibrator.simulated = drawn_ps.is_none();
+        self.condition = Some(c);
+        let gap = shared.decode_times.host_gap_ps();
+        self.started_ps = env.now() + gap;
+        self.awaited = 0;
+        let dies = &shared.layout.decode[self.group as usize].dies;
+        for (rank, &die) in dies.iter().enumerate() {
+            if to_all || self.held[rank].requests > 0 {
+                self.awaited += 1;
+                let msg = Msg::StepStart {
+                    step: self.step,
+                    microbatch: c.microbatch,
+                    drawn_ps,
+                };
+                env.control_after(gap, shared.die_actor(die), msg);
+            }
+        }
+    }
+}
+
+fn scaled(estimate: Ps, ratio: f64) -> Ps {
+    (estimate as f64 * ratio).round() as Ps
+}
+
+/// A step's duration from the operators alone, without waiting and contention: the yardstick that simulated
+/// steps are divided by, so that a draw fits steps of about the same condition.
+fn estimate_ps(c: &Condition, shared: &Shared) -> Ps {
+    let times = &shared.decode_times;
+    let d = &shared.serving.decode;
+    let ranks = shared.layout.decode[0].ranks();
+    let load = |parts: u32| MicrobatchLoad {
+        requests: c.requests_max.div_ceil(parts),
+        tokens: c.requests_max.div_ceil(parts) * (1 + d.mtp_tokens),
+        context_sum: c.context_max / u64::from(parts),
+    };
+    let (parts, a_share, m_share) = if c.microbatch {
+        (2, times.attention_share, times.moe_share)
+    } else {
+        (1, Share::WHOLE, Share::WHOLE)
+    };
+    let part = load(parts);
+    let whole = load(1);
+    let copies = shared.model.top_k + shared.model.shared_experts;
+    let per_slot = (u64::from(c.requests * (1 + d.mtp_tokens)) * u64::from(copies))
+        .div_ceil(u64::from(parts) * u64::from(ranks)) as u32;
+    let wire = |bytes: u32| {
+        let units = u64::from(part.tokens) * u64::from(copies) * u64::from(bytes);
+        shared.paths.npu_npu_write.between.per_byte.ps(units)
+    };
+    let (disp, comb) = (&shared.cal.dispatch, &shared.cal.combine);
+    let moe = times.gate_ps(part.tokens, m_share)
+        + ps_from_us(disp.startup_us + comb.startup_us + disp.barrier_us + comb.barrier_us)
+        + ps_from_us(
+            disp.assemble_us
+                + comb.sum_us
+                + disp.token_us * f64::from(part.tokens) / m_share.vector,
+        )
+        + ps_from_us((disp.flag_ns + comb.flag_ns) * 1e-3 * f64::from(ranks))
+        + 2 * shared.paths.npu_npu_write.between.latency_ps
+        + wire(super::decode::dispatch_bytes(shared))
+        + wire(super::decode::combine_bytes(shared))
+        + times.experts_ps(&[per_slot], m_share);
+    let attention = times.attention_ps(part, a_share);
+    let layer = if c.microbatch {
+        2 * attention.max(moe)
+    } else {
+        attention + moe
+    };
+    let layers = Ps::from(shared.model.moe_layers() + d.mtp_tokens);
+    let heads = Ps::from(1 + d.mtp_tokens) * times.head_ps(whole.tokens)
+        + Ps::from(d.mtp_tokens) * times.mtp_join_ps(whole.tokens);
+    times.dense_layers_ps(whole) + layers * layer + heads
+}

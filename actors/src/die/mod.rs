@@ -1,0 +1,123 @@
+//! A die: what it does on each message. Its part in serving (prefill rank, decode rank, or neither) decides
+//! which of the two state machines a message goes to; asking for decode slots is common to all.
+
+mod calibrate;
+mod decode;
+mod decode_root;
+mod placer;
+mod prefill;
+mod prefill_root;
+
+pub use decode::DecodeRank;
+pub use decode_root::Report;
+pub use placer::Placer;
+pub use prefill::PrefillRank;
+pub use prefill_root::WARM;
+
+use crate::layout::Role;
+use crate::message::Msg;
+use crate::runtime::Actor;
+use crate::world::{Env, Shared};
+
+/// A die actor.
+#[derive(Debug)]
+pub struct Die {
+    pub index: u32,
+    pub part: Part,
+}
+
+/// Its part in serving.
+#[derive(Debug)]
+pub enum Part {
+    Idle,
+    Prefill(Box<PrefillRank>),
+    Decode(Box<DecodeRank>),
+}
+
+impl Die {
+    pub fn new(index: u32, shared: &Shared) -> Self {
+        let part = match shared.layout.roles[index as usize] {
+            Role::Idle => Part::Idle,
+            Role::Prefill { group, rank } => {
+                Part::Prefill(Box::new(PrefillRank::new(group, rank, shared)))
+            }
+            Role::Decode { group, rank } => {
+                Part::Decode(Box::new(DecodeRank::new(group, rank, shared)))
+            }
+        };
+        Self { index, part }
+    }
+
+    pub fn handle(&mut self, from: Actor, msg: Msg, env: &mut Env<'_, '_>) {
+        match &mut self.part {
+            Part::Prefill(p) => match msg {
+                // Root of the group: prompts in, batches out.
+                Msg::BacklogAsk { request } => p.backlog_ask(from, request, env),
+                Msg::Prompt(prompt) => p.prompt(*prompt, env),
+                Msg::LookupReply(reply) => p.lookup_reply(from, *reply, env),
+                Msg::Blocks { request, blocks } => p.blocks(request, blocks, env),
+                Msg::BlockGone { request, index } => p.block_gone(request, index, env),
+                Msg::BatchEnd { batch } => p.batch_end(batch, env),
+                Msg::BatchDone { batch } => p.batch_done(batch, env),
+                // Any rank: its share of a batch.
+                Msg::Batch(work) => p.batch(*work, env),
+                Msg::Computed { part } => p.computed(part, env),
+                Msg::Collected { channel, phase } => p.collected(channel, phase, env),
+                Msg::Landed { part } => p.landed(part, env),
+                // Any rank: looking after a finished prompt.
+                Msg::Handoff(handoff) => p.handoff(*handoff, env),
+                Msg::SlotReply {
+                    request,
+                    free,
+                    waiting,
+                } => p.slot_reply(from, request, free, waiting, env),
+                Msg::SlotGrant { request } => p.slot_grant(from, request, env),
+                other => unexpected("a prefill die", &other),
+            },
+            Part::Decode(d) => match msg {
+                // Placement: slots and KV memory.
+                Msg::SlotAsk { request } => d.slot_ask(from, request, env),
+                Msg::SlotClaim(claim) => d.slot_claim(from, *claim, env),
+                Msg::Kv { request } => d.kv_arrived(request, env),
+                // Steps, started by the root of the group and ended by each rank.
+                Msg::Wake { .. } => d.wake(env),
+                Msg::StepStart {
+                    step,
+                    microbatch,
+                    drawn_ps,
+                } => d.step_start(step, microbatch, drawn_ps, env),
+                Msg::AttentionDone { part } => d.attention_done(part, env),
+                Msg::Collected { phase, .. } => d.collected(phase, env),
+                Msg::ExpertsDone => d.experts_done(env),
+                Msg::LayerDone => d.layer_done(env),
+                Msg::SegmentDone => d.segment_done(env),
+                Msg::StepEnd => d.step_end(env),
+                Msg::StepDone {
+                    step,
+                    requests,
+                    context_sum,
+                    made,
+                    duration_ps,
+                } => {
+                    d.step_done(
+                        from,
+                        step,
+                        Report {
+                            requests,
+                            context_sum,
+                            made,
+                            duration_ps,
+                        },
+                        env,
+                    );
+                }
+                other => unexpected("a decode die", &other),
+            },
+            Part::Idle => unexpected("an idle die", &msg),
+        }
+    }
+}
+
+fn unexpected(who: &str, msg: &Msg) {
+    unreachable!("{who} does not take {msg:?}")
+}

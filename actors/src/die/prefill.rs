@@ -1,0 +1,595 @@
+//! A prefill rank: its share of each batch, layer by layer, over three engines (cube cores, vector cores, and
+//! the collectives on the wire), and the finished prompts it looks after until their KV is at a decode die.
+//!
+//! ```text
+//! layer = latents (SP) > gather > heads (TP) > scatter > output (SP) > dispatch > experts > combine
+//! ```
+//! Two microbatches run the same chain; each engine serves them as they come.
+
+use std::collections::BTreeMap;
+
+use crate::compute::{PrefillLoad, Share};
+use crate::config::{Balance, KvPlane};
+use crate::experts::Dealer;
+use crate::launch::Phase;
+use crate::message::{BatchPart, BatchWork, Claim, Handoff, LookupReply, Msg, Plane, Prompt};
+use crate::runtime::Actor;
+use crate::time::{Ps, ps_from_s, ps_from_us};
+use crate::world::{BySlot, Env, PhaseOut, Returned, Shared, ToEach};
+
+use super::decode::{combine_bytes, dispatch_bytes};
+use super::placer::Placer;
+use super::prefill_root::PrefillRoot;
+
+/// Where one microbatch is in its layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Latents,
+    Gather,
+    Heads,
+    Scatter,
+    Output,
+    Dense,
+    Dispatch,
+    Experts,
+    Combine,
+    Done,
+}
+
+#[derive(Debug, Default)]
+struct Part {
+    load: PrefillLoad,
+    layer: u32,
+    stage: Stage,
+    since_ps: Ps,
+    phase: u32,
+    received: Vec<u16>,
+}
+
+#[derive(Debug)]
+struct Work {
+    batch: u64,
+    finishing: u32,
+    parts: Vec<Part>,
+}
+
+/// A die of a prefill group.
+#[derive(Debug)]
+pub struct PrefillRank {
+    group: u16,
+    rank: u16,
+    ranks: u32,
+    slots: usize,
+    work: Option<Work>,
+    cube_free_ps: Ps,
+    vector_free_ps: Ps,
+    /// Phase counters of the two channels, over all batches.
+    phases: [u32; 2],
+    counts: Vec<u32>,
+    by_slot: Vec<u32>,
+    handoffs: BTreeMap<u64, Handoff>,
+    placer: Placer,
+    pub root: Option<Box<PrefillRoot>>,
+}
+
+/// A part of a batch as the operators want it.
+pub fn load_of(part: &BatchPart, finishing: u32) -> PrefillLoad {
+    PrefillLoad {
+        tokens: part.tokens,
+        attended_sum: part.attended_sum,
+        finishing,
+        context_tokens: part.context_tokens,
+    }
+}
+
+impl PrefillRank {
+    pub fn new(group: u16, rank: u16, shared: &Shared) -> Self {
+        let ranks = shared.layout.prefill[group as usize].ranks();
+        let slots = shared
+            .prefill_experts
+            .as_ref()
+            .map_or(1, |e| e.slots_per_rank) as usize;
+        Self {
+            group,
+            rank,
+            ranks,
+            slots,
+            work: None,
+            cube_free_ps: 0,
+            vector_free_ps: 0,
+            phases: [0; 2],
+            counts: Vec::new(),
+            by_slot: vec![0; ranks as usize * slots],
+            handoffs: BTreeMap::new(),
+            placer: Placer::default(),
+            root: (rank == 0).then(|| Box::new(PrefillRoot::new(group, shared))),
+        }
+    }
+
+    fn root(&mut self) -> &mut PrefillRoot {
+        self.root
+            .as_mut()
+            .expect("prompts go to the root of a group")
+    }
+
+    pub fn backlog_ask(&mut self, from: Actor, request: u64, env: &mut Env<'_, '_>) {
+        let tokens = self.root().backlog();
+        env.control(from, Msg::BacklogReply { request, tokens });
+    }
+
+    pub fn prompt(&mut self, prompt: Prompt, env: &mut Env<'_, '_>) {
+        self.root().prompt(prompt, env);
+    }
+
+    pub fn lookup_reply(&mut self, _from: Actor, reply: LookupReply, env: &mut Env<'_, '_>) {
+        self.root().lookup_reply(reply, env);
+    }
+
+    pub fn blocks(&mut self, request: u64, blocks: u32, env: &mut Env<'_, '_>) {
+        match &mut self.root {
+            Some(root) => root.blocks(request, blocks, env),
+            None => self.tell_root(Msg::Blocks { request, blocks }, env),
+        }
+    }
+
+    pub fn block_gone(&mut self, request: u64, index: u32, env: &mut Env<'_, '_>) {
+        match &mut self.root {
+            Some(root) => root.block_gone(request, index, env),
+            None => self.tell_root(Msg::BlockGone { request, index }, env),
+        }
+    }
+
+    fn tell_root(&self, msg: Msg, env: &mut Env<'_, '_>) {
+        let root = env.shared.layout.prefill[self.group as usize].root();
+        env.control(env.shared.die_actor(root), msg);
+    }
+
+    pub fn batch_done(&mut self, batch: u64, env: &mut Env<'_, '_>) {
+        self.root().done(batch, env);
+    }
+
+    /// Timer: a drawn batch is over (root), or this rank's last operator is.
+    pub fn batch_end(&mut self, batch: u64, env: &mut Env<'_, '_>) {
+        if self.work.take_if(|w| w.batch == batch).is_some() {
+            let root = env
+                .shared
+                .die_actor(env.shared.layout.prefill[self.group as usize].root());
+            env.control(root, Msg::BatchDone { batch });
+        } else {
+            self.root().done(batch, env);
+        }
+    }
+
+    // ---- a batch
+
+    pub fn batch(&mut self, work: BatchWork, env: &mut Env<'_, '_>) {
+        let now = env.now();
+        let received = vec![0u16; self.by_slot.len()];
+        let parts = work
+            .parts
+            .iter()
+            .map(|p| Part {
+                load: load_of(p, work.finishing),
+                since_ps: now,
+                received: received.clone(),
+                ..Part::default()
+            })
+            .collect::<Vec<_>>();
+        let n = parts.len();
+        self.cube_free_ps = self.cube_free_ps.max(now);
+        self.vector_free_ps = self.vector_free_ps.max(now);
+        self.work = Some(Work {
+            batch: work.batch,
+            finishing: work.finishing,
+            parts,
+        });
+        for i in 0..n {
+            self.begin(i, env);
+        }
+    }
+
+    /// Cube cores, first come first served: when work that is ready now will be done.
+    fn on_cube(&mut self, ps: Ps, now: Ps) -> Ps {
+        self.cube_free_ps = self.cube_free_ps.max(now) + ps;
+        self.cube_free_ps
+    }
+
+    /// Vector cores, likewise.
+    fn on_vector(&mut self, ps: Ps, from: Ps) -> Ps {
+        self.vector_free_ps = self.vector_free_ps.max(from) + ps;
+        self.vector_free_ps
+    }
+
+    /// Starts the stage that part `i` has come to.
+    fn begin(&mut self, i: usize, env: &mut Env<'_, '_>) {
+        let now = env.now();
+        let times = env
+            .shared
+            .prefill_times
+            .as_ref()
+            .expect("a prefill group has times");
+        let work = self.work.as_mut().expect("a batch is running");
+        let part = &mut work.parts[i];
+        part.since_ps = now;
+        let (load, stage, layer) = (part.load, part.stage, part.layer);
+        let done = |env: &mut Env<'_, '_>, at: Ps| env.at(at, Msg::Computed { part: i as u8 });
+        match stage {
+            Stage::Latents => {
+                let cube = self.on_cube(times.latents_ps(load), now);
+                let at = self.on_vector(times.vector_ps(load) / 2, cube);
+                done(env, at);
+            }
+            Stage::Heads => {
+                let at = self.on_cube(times.heads_ps(load), now);
+                done(env, at);
+            }
+            Stage::Output => {
+                let cube = self.on_cube(times.output_ps(load), now);
+                let at = self.on_vector(times.vector_ps(load) / 2, cube);
+                done(env, at);
+            }
+            Stage::Dense => {
+                let at = self.on_cube(times.dense_mlp_ps(load), now);
+                done(env, at);
+            }
+            Stage::Gather => self.collective(i, times.gather_bytes(load), env),
+            Stage::Scatter => self.collective(i, times.scatter_bytes(load), env),
+            Stage::Dispatch => {
+                let moe_layer = layer - env.shared.model.dense_layers;
+                self.dispatch(i, moe_layer, env);
+            }
+            Stage::Experts | Stage::Combine | Stage::Done => {
+                unreachable!("these stages are begun by what they wait for")
+            }
+        }
+    }
+
+    fn next_phase(&mut self, i: usize) -> u32 {
+        self.phases[i] += 1;
+        let phase = self.phases[i];
+        self.work.as_mut().expect("a batch is running").parts[i].phase = phase;
+        phase
+    }
+
+    /// Sends `bytes` to every other rank by SDMA.
+    fn collective(&mut self, i: usize, bytes: u64, env: &mut Env<'_, '_>) {
+        let phase = self.next_phase(i);
+        let start_ps = env.now() + ps_from_us(env.shared.cal.prefill.collective_startup_us);
+        env.send_phase(&PhaseOut {
+            board: self.group,
+            channel: i as u8,
+            phase,
+            rank: self.rank,
+            start_ps,
+            unit_bytes: bytes.min(u64::from(u32::MAX)) as u32,
+            issue_ps: 0,
+            flag_ps: 0,
+            barrier_ps: 0,
+            units: &ToEach(1),
+        });
+    }
+
+    fn dispatch(&mut self, i: usize, moe_layer: u32, env: &mut Env<'_, '_>) {
+        let now = env.now();
+        let shared = env.shared;
+        let tokens = {
+            let t = self.work.as_ref().expect("a batch is running").parts[i]
+                .load
+                .tokens;
+            let ranks = u64::from(self.ranks);
+            (t / ranks + u64::from(u64::from(self.rank) < t % ranks)) as u32
+        };
+        self.choose_experts(moe_layer, tokens, env);
+        let cal = &shared.cal.dispatch;
+        let prepare = ps_from_us(cal.startup_us + cal.token_us * f64::from(tokens));
+        let phase = self.next_phase(i);
+        let start_ps = self.on_vector(prepare, now);
+        let sent = env.send_phase(&PhaseOut {
+            board: self.group,
+            channel: i as u8,
+            phase,
+            rank: self.rank,
+            start_ps,
+            unit_bytes: dispatch_bytes(shared),
+            issue_ps: (cal.issue_ns * 1e3) as Ps,
+            flag_ps: (cal.flag_ns * 1e3) as Ps,
+            barrier_ps: ps_from_us(cal.barrier_us),
+            units: &BySlot(&self.by_slot, self.slots),
+        });
+        // The vector cores issue the writes.
+        self.vector_free_ps = self.vector_free_ps.max(sent);
+    }
+
+    fn choose_experts(&mut self, layer: u32, tokens: u32, env: &mut Env<'_, '_>) {
+        let experts = env
+            .shared
+            .prefill_experts
+            .as_ref()
+            .expect("a prefill group has experts");
+        let (plan, routing) = experts.at(layer);
+        self.by_slot.fill(0);
+        if tokens == 0 {
+            return;
+        }
+        if env.shared.serving.experts.balance == Balance::Perfect {
+            let n = plan.copies.len();
+            let units = u64::from(tokens) * u64::from(env.shared.model.top_k);
+            self.counts.clear();
+            self.counts.resize(n, 0);
+            let start = u64::from(self.rank) * (n as u64 / u64::from(self.ranks)).max(1) % n as u64;
+            Dealer::starting_at(start).deal(units, &mut self.counts);
+            for (slot, c) in plan.copies.iter().zip(&self.counts) {
+                self.by_slot[*slot as usize] += c;
+            }
+        } else {
+            self.counts.clear();
+            self.counts.resize(plan.experts(), 0);
+            routing.draw(tokens, env.ctx.rng(), &mut self.counts);
+            for (e, &c) in self.counts.iter().enumerate() {
+                let copies = plan.copies_of(e);
+                // Copies share an expert's tokens evenly.
+                let n = copies.len() as u32;
+                for (j, slot) in copies.iter().enumerate() {
+                    self.by_slot[*slot as usize] += c / n + u32::from((j as u32) < c % n);
+                }
+            }
+        }
+        // A shared copy on the own die serves its tokens; else copies are taken in turn.
+        if !plan.shared.is_empty() {
+            let slot = plan.shared[self.rank as usize % plan.shared.len()];
+            self.by_slot[slot as usize] += tokens * env.shared.model.shared_experts;
+        }
+    }
+
+    /// A timer of the cube or vector cores: part `i` has finished a stage.
+    pub fn computed(&mut self, i: u8, env: &mut Env<'_, '_>) {
+        let shared = env.shared;
+        let now = env.now();
+        let work = self.work.as_mut().expect("a batch is running");
+        let part = &mut work.parts[i as usize];
+        let spent = now - part.since_ps;
+        match part.stage {
+            Stage::Latents => {
+                env.tally.prefill_stage("latents", spent);
+                part.stage = Stage::Gather;
+            }
+            Stage::Heads => {
+                env.tally.prefill_stage("heads", spent);
+                part.stage = Stage::Scatter;
+            }
+            Stage::Output => {
+                env.tally.prefill_stage("output", spent);
+                part.stage = if part.layer < shared.model.dense_layers {
+                    Stage::Dense
+                } else {
+                    Stage::Dispatch
+                };
+            }
+            Stage::Experts => {
+                env.tally.prefill_stage("experts", spent);
+                part.stage = Stage::Combine;
+                part.since_ps = now;
+                return self.combine(i as usize, env);
+            }
+            Stage::Dense | Stage::Combine => {
+                let name = if part.stage == Stage::Dense {
+                    "dense_mlp"
+                } else {
+                    "combine"
+                };
+                env.tally.prefill_stage(name, spent);
+                part.layer += 1;
+                part.stage = Stage::Latents;
+                if part.layer == shared.model.layers {
+                    part.stage = Stage::Done;
+                    return self.part_done(env);
+                }
+            }
+            Stage::Gather | Stage::Scatter | Stage::Dispatch | Stage::Done => {
+                unreachable!("no engine works on these")
+            }
+        }
+        self.begin(i as usize, env);
+    }
+
+    fn part_done(&mut self, env: &mut Env<'_, '_>) {
+        let work = self.work.as_ref().expect("a batch is running");
+        if work.parts.iter().all(|p| p.stage == Stage::Done) {
+            let times = env
+                .shared
+                .prefill_times
+                .as_ref()
+                .expect("a prefill group has times");
+            let ps = times
+                .head_ps(work.finishing)
+                .max(env.shared.phase_lookahead_ps);
+            let batch = work.batch;
+            env.after(ps, Msg::BatchEnd { batch });
+        }
+    }
+
+    fn combine(&mut self, i: usize, env: &mut Env<'_, '_>) {
+        let shared = env.shared;
+        let cal = &shared.cal.combine;
+        let now = env.now();
+        let start_ps = self.on_vector(ps_from_us(cal.startup_us), now);
+        let phase = self.next_phase(i);
+        let received =
+            std::mem::take(&mut self.work.as_mut().expect("a batch is running").parts[i].received);
+        let sent = env.send_phase(&PhaseOut {
+            board: self.group,
+            channel: i as u8,
+            phase,
+            rank: self.rank,
+            start_ps,
+            unit_bytes: combine_bytes(shared),
+            issue_ps: (cal.issue_ns * 1e3) as Ps,
+            flag_ps: (cal.flag_ns * 1e3) as Ps,
+            barrier_ps: ps_from_us(cal.barrier_us),
+            units: &Returned(&received, self.ranks as usize),
+        });
+        self.work.as_mut().expect("a batch is running").parts[i].received = received;
+        self.vector_free_ps = self.vector_free_ps.max(sent);
+    }
+
+    /// Everything of a collective is here.
+    pub fn collected(&mut self, channel: u8, phase: u32, env: &mut Env<'_, '_>) {
+        env.serve_board(self.group, self.rank);
+        let now = env.now();
+        let shared = env.shared;
+        let i = channel as usize;
+        let times = shared
+            .prefill_times
+            .as_ref()
+            .expect("a prefill group has times");
+        let mut received =
+            std::mem::take(&mut self.work.as_mut().expect("a batch is running").parts[i].received);
+        let receipt =
+            env.fabric.boards[self.group as usize].take(self.rank, channel, phase, &mut received);
+        env.tally.fold(receipt.hash);
+        let complete = receipt.complete_ps.max(now);
+        let per_slot: Vec<u32> = (0..self.slots)
+            .map(|s| {
+                received[s * self.ranks as usize..(s + 1) * self.ranks as usize]
+                    .iter()
+                    .map(|&c| u32::from(c))
+                    .sum()
+            })
+            .collect();
+        let part = &mut self.work.as_mut().expect("a batch is running").parts[i];
+        part.received = received;
+        let (stage, since, load) = (part.stage, part.since_ps, part.load);
+        match stage {
+            Stage::Gather | Stage::Scatter => {
+                let (name, next) = if stage == Stage::Gather {
+                    ("gather", Stage::Heads)
+                } else {
+                    ("scatter", Stage::Output)
+                };
+                env.tally.prefill_stage(name, complete - since);
+                part.received.fill(0);
+                part.stage = next;
+                if complete > now {
+                    // The next stage's engine is asked when the last byte is in.
+                    env.at(complete, Msg::Landed { part: channel });
+                } else {
+                    self.begin(i, env);
+                }
+            }
+            Stage::Dispatch => {
+                let cal = &shared.cal.dispatch;
+                let units: u32 = per_slot.iter().sum();
+                let bytes =
+                    f64::from(units) * f64::from(dispatch_bytes(shared)) * cal.assemble_passes;
+                let assemble = ps_from_us(cal.assemble_us)
+                    + ps_from_s(times.roof.vector_s(bytes, Share::WHOLE));
+                env.tally.slot_load(&per_slot);
+                let assembled = self.on_vector(assemble, complete);
+                env.tally.prefill_stage("dispatch", assembled - since);
+                let at = self.on_cube(times.experts_ps(&per_slot), assembled);
+                let part = &mut self.work.as_mut().expect("a batch is running").parts[i];
+                part.stage = Stage::Experts;
+                part.since_ps = assembled;
+                env.at(at, Msg::Computed { part: channel });
+            }
+            Stage::Combine => {
+                let cal = &shared.cal.combine;
+                let copies = f64::from(shared.model.top_k + shared.model.shared_experts);
+                let tokens = load.tokens as f64 / f64::from(self.ranks);
+                let bytes = tokens * copies * f64::from(combine_bytes(shared)) * cal.sum_passes;
+                let sum =
+                    ps_from_us(cal.sum_us) + ps_from_s(times.roof.vector_s(bytes, Share::WHOLE));
+                let at = self.on_vector(sum, complete);
+                env.at(at, Msg::Computed { part: channel });
+            }
+            other => unreachable!("a collective ended in stage {other:?}"),
+        }
+    }
+
+    /// The last byte of a gather or scatter is in.
+    pub fn landed(&mut self, i: u8, env: &mut Env<'_, '_>) {
+        self.begin(i as usize, env);
+    }
+
+    // ---- a finished prompt
+
+    /// This die has a prompt's KV: its first token goes home, its new blocks to their owners, and a decode
+    /// die is looked for.
+    pub fn handoff(&mut self, h: Handoff, env: &mut Env<'_, '_>) {
+        let shared = env.shared;
+        let home = shared.cpu_actor(h.prompt.home);
+        env.control(
+            home,
+            Msg::FirstToken {
+                request: h.prompt.request,
+                cached: h.cached_tokens,
+            },
+        );
+        for &key in &h.new_blocks {
+            if let Some(cpu) = shared.layout.ring.owner(key, |_| true) {
+                let bytes = shared.block_bytes;
+                let plane = super::prefill_root::cache_plane(shared.serving.cache.plane);
+                env.transfer(
+                    shared.cpu_actor(cpu),
+                    bytes,
+                    plane,
+                    Msg::WriteBlock { key, bytes },
+                );
+            }
+        }
+        let p = &h.prompt;
+        if p.output_tokens <= 1 || shared.phase == Phase::Prefill {
+            return;
+        }
+        let claim = Claim {
+            request: p.request,
+            home: p.home,
+            context: p.prompt_tokens + 1,
+            left: p.output_tokens - 1,
+            delivered: p.delivered + 1,
+            kv_in_place: false,
+        };
+        self.handoffs.insert(p.request, h);
+        self.placer.start(claim, env);
+    }
+
+    pub fn slot_reply(
+        &mut self,
+        from: Actor,
+        request: u64,
+        free: u32,
+        waiting: u32,
+        env: &mut Env<'_, '_>,
+    ) {
+        self.placer.reply(from, request, free, waiting, env);
+    }
+
+    /// A decode die has room: the KV goes there.
+    pub fn slot_grant(&mut self, from: Actor, request: u64, env: &mut Env<'_, '_>) {
+        let h = self
+            .handoffs
+            .remove(&request)
+            .expect("a slot was asked for this request");
+        let bytes = (f64::from(h.prompt.prompt_tokens) * env.shared.kv_bytes_per_token) as u64;
+        let plane = match env.shared.serving.kv_transfer.plane {
+            KvPlane::Rdma => Plane::Rdma,
+            KvPlane::Ub => Plane::Ub,
+            KvPlane::Vpc => Plane::Vpc,
+        };
+        env.transfer(from, bytes, plane, Msg::Kv { request });
+    }
+
+    /// # Errors
+    /// Says what is still held.
+    pub fn check_idle(&self) -> Result<(), String> {
+        if self.work.is_some() || !self.handoffs.is_empty() || !self.placer.is_empty() {
+            return Err(format!(
+                "{} finished prompts left, batch running: {}",
+                self.handoffs.len(),
+                self.work.is_some()
+            ));
+        }
+        self.root.as_ref().map_or(Ok(()), |r| r.check_idle())
+    }
+}

@@ -1,0 +1,453 @@
+//! The root rank of a prefill group: its queue of prompts, the cache look-ups for them, and batches up to
+//! the token budget. Prompts that do not fit are cut into chunks; chunks of one prompt follow each other.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::config::CachePlane;
+use crate::layout::mix;
+use crate::message::{
+    BatchPart, BatchWork, BlockRead, Handoff, Lookup, LookupReply, Msg, Prompt, ReadBlocks,
+};
+use crate::request::Prefix;
+use crate::runtime::Actor;
+use crate::time::Ps;
+use crate::world::{Env, Shared};
+
+use super::calibrate::{Calibrator, Condition, Verdict};
+use super::prefill::load_of;
+
+/// A prompt in this group.
+#[derive(Debug)]
+struct Job {
+    prompt: Prompt,
+    /// Keys of its full blocks, in order.
+    keys: Vec<u64>,
+    cached_tokens: u32,
+    cached_blocks: u32,
+    /// Tokens computed so far.
+    computed: u32,
+}
+
+impl Job {
+    fn left(&self) -> u32 {
+        self.prompt.prompt_tokens - self.cached_tokens - self.computed
+    }
+}
+
+/// A prompt whose cached blocks are looked up or on their way.
+#[derive(Debug)]
+struct Fetch {
+    job: Job,
+    replies_awaited: u32,
+    held: Vec<bool>,
+    /// (owner, key) by block.
+    owners: Vec<Actor>,
+    blocks_awaited: u32,
+}
+
+#[derive(Debug)]
+struct Running {
+    id: u64,
+    started_ps: Ps,
+    awaited: u32,
+    requests: u32,
+    new_tokens: u64,
+    finished: Vec<Job>,
+    condition: Condition,
+    estimate_ps: Ps,
+    drawn_ps: Option<Ps>,
+}
+
+#[derive(Debug)]
+pub struct PrefillRoot {
+    group: u16,
+    budget: u64,
+    fetching: BTreeMap<u64, Fetch>,
+    queue: VecDeque<Job>,
+    /// Tokens of prompts here that are not computed yet, cached or not.
+    backlog: u64,
+    running: Option<Running>,
+    batches: u64,
+    calibrator: Calibrator,
+}
+
+impl PrefillRoot {
+    pub fn new(group: u16, shared: &Shared) -> Self {
+        let p = &shared.serving.prefill;
+        Self {
+            group,
+            budget: u64::from(p.batch_tokens_per_npu) * u64::from(p.npus_per_instance),
+            fetching: BTreeMap::new(),
+            queue: VecDeque::new(),
+            backlog: 0,
+            running: None,
+            batches: 0,
+            calibrator: Calibrator::default(),
+        }
+    }
+
+    pub fn backlog(&self) -> u64 {
+        self.backlog
+    }
+
+    pub fn prompt(&mut self, prompt: Prompt, env: &mut Env<'_, '_>) {
+        self.backlog += u64::from(prompt.prompt_tokens);
+        let request = prompt.request;
+        let keys = block_keys(&prompt, env.shared);
+        let job = Job {
+            prompt,
+            keys,
+            cached_tokens: 0,
+            cached_blocks: 0,
+            computed: 0,
+        };
+        if job.keys.is_empty() || env.shared.layout.ring.is_empty() {
+            self.enqueue(job, env);
+            return;
+        }
+        // One message to each owner, with all the keys that are its own.
+        let mut by_owner: BTreeMap<Actor, Vec<(u32, u64)>> = BTreeMap::new();
+        let mut owners = Vec::with_capacity(job.keys.len());
+        for (i, &key) in job.keys.iter().enumerate() {
+            let cpu = env
+                .shared
+                .layout
+                .ring
+                .owner(key, |_| true)
+                .expect("the ring is not empty");
+            let owner = env.shared.cpu_actor(cpu);
+            owners.push(owner);
+            by_owner.entry(owner).or_default().push((i as u32, key));
+        }
+        let held = vec![false; job.keys.len()];
+        let replies_awaited = by_owner.len() as u32;
+        env.tally.cache.lookup_blocks += job.keys.len() as u64;
+        for (owner, keys) in by_owner {
+            env.control(owner, Msg::Lookup(Box::new(Lookup { request, keys })));
+        }
+        self.fetching.insert(
+            request,
+            Fetch {
+                job,
+                replies_awaited,
+                held,
+                owners,
+                blocks_awaited: 0,
+            },
+        );
+    }
+
+    pub fn lookup_reply(&mut self, reply: LookupReply, env: &mut Env<'_, '_>) {
+        let request = reply.request;
+        let f = self
+            .fetching
+            .get_mut(&request)
+            .expect("a reply follows a look-up");
+        for i in reply.held {
+            f.held[i as usize] = true;
+        }
+        f.replies_awaited -= 1;
+        if f.replies_awaited > 0 {
+            return;
+        }
+        // KV of a block is of use only with all blocks before it.
+        let block = env.shared.serving.cache.block_tokens;
+        let mut hits = f.held.iter().take_while(|h| **h).count() as u32;
+        // The last token of a prompt is always computed: the first token comes from it.
+        while hits > 0 && hits * block >= f.job.prompt.prompt_tokens {
+            hits -= 1;
+        }
+        f.job.cached_blocks = hits;
+        if hits == 0 {
+            let f = self.fetching.remove(&request).expect("it was just there");
+            self.enqueue(f.job, env);
+            return;
+        }
+        f.blocks_awaited = hits;
+        // The dies of the group read them side by side.
+        let dies = &env.shared.layout.prefill[self.group as usize].dies;
+        let mut by_owner: BTreeMap<Actor, Vec<BlockRead>> = BTreeMap::new();
+        for index in 0..hits {
+            let reader = env.shared.die_actor(dies[index as usize % dies.len()]);
+            let key = f.job.keys[index as usize];
+            by_owner
+                .entry(f.owners[index as usize])
+                .or_default()
+                .push(BlockRead { key, index, reader });
+        }
+        let plane = cache_plane(env.shared.serving.cache.plane);
+        for (owner, blocks) in by_owner {
+            env.control(
+                owner,
+                Msg::ReadBlocks(Box::new(ReadBlocks {
+                    request,
+                    blocks,
+                    plane,
+                })),
+            );
+        }
+    }
+
+    /// A block was evicted between look-up and read: it and what follows it are computed.
+    pub fn block_gone(&mut self, request: u64, index: u32, env: &mut Env<'_, '_>) {
+        let f = self
+            .fetching
+            .get_mut(&request)
+            .expect("blocks come because they were asked for");
+        f.job.cached_blocks = f.job.cached_blocks.min(index);
+        self.blocks(request, 1, env);
+    }
+
+    /// Cached blocks are here.
+    pub fn blocks(&mut self, request: u64, blocks: u32, env: &mut Env<'_, '_>) {
+        let f = self
+            .fetching
+            .get_mut(&request)
+            .expect("blocks come because they were asked for");
+        f.blocks_awaited -= blocks;
+        if f.blocks_awaited == 0 {
+            let f = self.fetching.remove(&request).expect("it was just there");
+            let mut job = f.job;
+            job.cached_tokens = job.cached_blocks * env.shared.serving.cache.block_tokens;
+            env.tally.cache.hit_blocks += u64::from(job.cached_blocks);
+            env.tally.cache.hit_tokens += u64::from(job.cached_tokens);
+            self.backlog -= u64::from(job.cached_tokens);
+            self.enqueue(job, env);
+        }
+    }
+
+    fn enqueue(&mut self, job: Job, env: &mut Env<'_, '_>) {
+        self.queue.push_back(job);
+        if self.running.is_none() {
+            self.start(env);
+        }
+    }
+
+    /// Forms a batch from the head of the queue and starts it.
+    fn start(&mut self, env: &mut Env<'_, '_>) {
+        if self.queue.is_empty() {
+            return;
+        }
+        let (mut tokens, mut attended, mut context, mut requests) = (0u64, 0.0, 0u64, 0u32);
+        let mut finished = Vec::new();
+        while tokens < self.budget {
+            let Some(job) = self.queue.front_mut() else {
+                break;
+            };
+            let n = u64::from(job.left()).min(self.budget - tokens);
+            let before = u64::from(job.cached_tokens + job.computed);
+            // Each new token attends to what is before it in the prompt, and to itself.
+            attended += n as f64 * before as f64 + 0.5 * n as f64 * (n as f64 + 1.0);
+            context += before;
+            tokens += n;
+            requests += 1;
+            job.computed += n as u32;
+            if job.left() == 0 {
+                finished.push(self.queue.pop_front().expect("it was just there"));
+            }
+        }
+        let parts = if env.shared.serving.prefill.microbatch {
+            2
+        } else {
+            1
+        };
+        let part = |i: u64| BatchPart {
+            tokens: tokens / parts + u64::from(i < tokens % parts),
+            attended_sum: attended / parts as f64,
+            context_tokens: context / parts,
+        };
+        let finishing = finished.len() as u32;
+        let work = BatchWork {
+            batch: self.batches + 1,
+            parts: (0..parts).map(part).collect(),
+            finishing,
+        };
+        self.batches += 1;
+        let per_token = (attended / tokens as f64) as u64;
+        let condition = Condition {
+            microbatch: parts == 2,
+            requests: tokens.min(u64::from(u32::MAX)) as u32,
+            requests_max: 1,
+            context_max: per_token,
+            epoch: 0,
+        };
+        let estimate_ps = estimate_ps(&work, env.shared);
+        let verdict = if env.shared.message_level() {
+            Verdict::Simulate
+        } else {
+            self.calibrator
+                .decide(&condition, &env.shared.serving.fidelity, env.ctx.rng())
+        };
+        let scaled = |ratio: f64| (estimate_ps as f64 * ratio).round() as Ps;
+        let (simulate, drawn_ps) = match verdict {
+            Verdict::Simulate => (true, None),
+            Verdict::Draw(r) => (false, Some(scaled(r))),
+            Verdict::Check(r) => (true, Some(scaled(r))),
+        };
+        self.calibrator.simulated = simulate;
+        let dies = &env.shared.layout.prefill[self.group as usize].dies;
+        let id = work.batch;
+        self.running = Some(Running {
+            id,
+            started_ps: env.now(),
+            awaited: if simulate { dies.len() as u32 } else { 1 },
+            requests,
+            new_tokens: tokens,
+            finished,
+            condition,
+            estimate_ps,
+            drawn_ps,
+        });
+        if simulate {
+            for &die in dies {
+                env.control(
+                    env.shared.die_actor(die),
+                    Msg::Batch(Box::new(work.clone())),
+                );
+            }
+        } else {
+            env.after(
+                drawn_ps.expect("a drawn batch has a duration"),
+                Msg::BatchEnd { batch: id },
+            );
+        }
+    }
+
+    /// A rank has finished the batch (or its drawn duration is over).
+    pub fn done(&mut self, batch: u64, env: &mut Env<'_, '_>) {
+        let r = self.running.as_mut().expect("a batch is running");
+        assert_eq!(r.id, batch, "batches run one after the other");
+        r.awaited -= 1;
+        if r.awaited > 0 {
+            return;
+        }
+        let r = self.running.take().expect("it was just there");
+        let now = env.now();
+        let duration = now - r.started_ps;
+        self.calibrator.ended(
+            &r.condition,
+            r.estimate_ps,
+            r.drawn_ps,
+            duration,
+            &mut env.tally.fidelity,
+        );
+        let full = r.new_tokens * 20 >= self.budget * 19;
+        env.tally
+            .prefill_batch(duration, r.requests, r.new_tokens, full);
+        env.tally.prefill_tokens(now, r.new_tokens);
+        self.backlog -= r.new_tokens;
+        let dies = &env.shared.layout.prefill[self.group as usize].dies;
+        for job in r.finished {
+            env.tally.cache.prompt_tokens += u64::from(job.prompt.prompt_tokens);
+            let die = dies[(mix(job.prompt.request) % dies.len() as u64) as usize];
+            let new_blocks = job.keys[job.cached_blocks as usize..].to_vec();
+            let handoff = Handoff {
+                prompt: job.prompt,
+                cached_tokens: job.cached_tokens,
+                new_blocks,
+            };
+            env.control(env.shared.die_actor(die), Msg::Handoff(Box::new(handoff)));
+        }
+        self.start(env);
+    }
+
+    /// # Errors
+    /// Says what is still here.
+    pub fn check_idle(&self) -> Result<(), String> {
+        if self.fetching.is_empty()
+            && self.queue.is_empty()
+            && self.running.is_none()
+            && self.backlog == 0
+        {
+            return Ok(());
+        }
+        Err(format!(
+            "{} prompts being fetched, {} queued, {} tokens of backlog left",
+            self.fetching.len(),
+            self.queue.len(),
+            self.backlog
+        ))
+    }
+}
+
+/// Keys of a prompt's full KV blocks: equal keys mean equal content and equal prefix.
+fn block_keys(prompt: &Prompt, shared: &Shared) -> Vec<u64> {
+    if !shared.serving.cache.enabled {
+        return Vec::new();
+    }
+    let block = shared.serving.cache.block_tokens;
+    let full = prompt.prompt_tokens / block;
+    let own = |i: u32| mix(mix(prompt.request ^ 0x5eed_0000_0000_0000) ^ u64::from(i));
+    match &prompt.prefix {
+        Prefix::Unique => (0..full).map(|i| own(i) & !WARM).collect(),
+        Prefix::Cached { tokens } => (0..full)
+            .map(|i| {
+                if (i + 1) * block <= *tokens {
+                    own(i) | WARM
+                } else {
+                    own(i) & !WARM
+                }
+            })
+            .collect(),
+        Prefix::Blocks { block_tokens, ids } => (0..full)
+            .map(|i| {
+                // The block that covers this one's last token: being prefix-chained, it stands for all before.
+                let last = (u64::from(i + 1) * u64::from(block) - 1) / u64::from(*block_tokens);
+                match ids.get(last as usize) {
+                    Some(&id) => mix(mix(id) ^ (u64::from(i) << 40)) & !WARM,
+                    None => own(i) & !WARM,
+                }
+            })
+            .collect(),
+    }
+}
+
+/// Keys with this bit are in the cache from the start (`workload.reuse_share`).
+pub const WARM: u64 = 1 << 63;
+
+/// A batch's duration from the operators alone, one after the other.
+fn estimate_ps(work: &BatchWork, shared: &Shared) -> Ps {
+    let times = shared
+        .prefill_times
+        .as_ref()
+        .expect("a prefill group has times");
+    let m = &shared.model;
+    let copies = u64::from(m.top_k + m.shared_experts);
+    let mut total = 0;
+    for part in &work.parts {
+        let load = load_of(part, 0);
+        let per_rank = part.tokens.div_ceil(u64::from(times.ranks));
+        let slots = shared
+            .prefill_experts
+            .as_ref()
+            .map_or(1, |e| e.slots_per_rank);
+        let per_slot = vec![(per_rank * copies).div_ceil(u64::from(slots)) as u32; slots as usize];
+        let attention = times.latents_ps(load)
+            + times.heads_ps(load)
+            + times.output_ps(load)
+            + times.vector_ps(load);
+        let wire = |bytes: u64| shared.paths.npu_npu_write.between.per_byte.ps(bytes);
+        let gather =
+            wire((times.gather_bytes(load) + times.scatter_bytes(load)) * u64::from(times.ranks));
+        let bytes =
+            u64::from(super::decode::dispatch_bytes(shared) + super::decode::combine_bytes(shared));
+        let moe = times.experts_ps(&per_slot) + wire(per_rank * copies * bytes);
+        let fixed = crate::time::ps_from_us(
+            2.0 * shared.cal.prefill.collective_startup_us
+                + shared.cal.dispatch.startup_us
+                + shared.cal.combine.startup_us,
+        );
+        total += Ps::from(m.layers) * (attention + gather + fixed)
+            + Ps::from(m.moe_layers()) * moe
+            + Ps::from(m.dense_layers) * times.dense_mlp_ps(load);
+    }
+    total + times.head_ps(work.finishing)
+}
+
+/// Which plane cached blocks take.
+pub fn cache_plane(plane: CachePlane) -> crate::message::Plane {
+    match plane {
+        CachePlane::Ub => crate::message::Plane::Ub,
+        CachePlane::Vpc => crate::message::Plane::Vpc,
+    }
+}

@@ -1,0 +1,9 @@
+//! Experts: which die holds which copy (`Plan`), how tokens choose them (`Routing`), and EPLB.
+
+mod eplb;
+mod plan;
+mod routing;
+
+pub use eplb::{place, replicate};
+pub use plan::{Plan, SlotUse};
+pub use routing::{Dealer, Routing};

@@ -1,0 +1,279 @@
+//! How tokens choose experts: a popularity per layer, and draws of `top_k` distinct experts a token.
+
+use crate::runtime::Rng;
+
+/// Popularity of one layer's experts.
+#[derive(Clone, Debug)]
+pub struct Routing {
+    experts: u32,
+    top_k: u32,
+    /// Popularity, summing to 1.
+    pub share: Vec<f64>,
+    /// Probability of each expert to be among a token's choices.
+    include: Vec<f64>,
+    /// Alias table when popularity is not equal: 16 bits of threshold over the entry and its alias.
+    alias: Option<Vec<(u32, u16)>>,
+}
+
+impl Routing {
+    pub fn new(share: &[f64], top_k: u32) -> Self {
+        let sum: f64 = share.iter().sum();
+        let share: Vec<f64> = share.iter().map(|s| s / sum).collect();
+        let n = share.len();
+        let even = share.iter().all(|s| (s * n as f64 - 1.0).abs() < 1e-9);
+        let alias = (!even).then(|| alias_table(&share));
+        let include = inclusion(&share, top_k);
+        Self {
+            experts: n as u32,
+            top_k,
+            share,
+            include,
+            alias,
+        }
+    }
+
+    /// Popularity that falls as `rank^-skew`, dealt to experts in an order of its own for each layer.
+    pub fn skewed(experts: u32, skew: f64, rng: &mut Rng) -> Vec<f64> {
+        let mut share: Vec<f64> = (1..=experts).map(|r| f64::from(r).powf(-skew)).collect();
+        for i in (1..share.len()).rev() {
+            share.swap(i, rng.below(i as u64 + 1) as usize);
+        }
+        share
+    }
+
+    pub fn is_even(&self) -> bool {
+        self.alias.is_none()
+    }
+
+    /// Adds the choices of `tokens` tokens to `counts[expert]`.
+    pub fn draw(&self, tokens: u32, rng: &mut Rng, counts: &mut [u32]) {
+        debug_assert_eq!(counts.len(), self.experts as usize);
+        // Above this many tokens per die, counts are drawn expert by expert (binomials) instead of token by token.
+        const TOKEN_BY_TOKEN: u32 = 1024;
+        if tokens > TOKEN_BY_TOKEN {
+            return self.draw_many(tokens, rng, counts);
+        }
+        match &self.alias {
+            None if self.experts == 256 && self.top_k == 8 => draw_even_256(tokens, rng, counts),
+            None => self.draw_with(tokens, rng, counts, |rng, n| rng.below(u64::from(n)) as u32),
+            Some(table) => self.draw_with(tokens, rng, counts, |rng, n| {
+                let r = rng.next_u64();
+                let i = ((r >> 32) * u64::from(n)) >> 32;
+                let (threshold, alias) = table[i as usize];
+                if (r as u32) < threshold {
+                    i as u32
+                } else {
+                    u32::from(alias)
+                }
+            }),
+        }
+    }
+
+    fn draw_with(
+        &self,
+        tokens: u32,
+        rng: &mut Rng,
+        counts: &mut [u32],
+        mut pick: impl FnMut(&mut Rng, u32) -> u32,
+    ) {
+        for _ in 0..tokens {
+            let mut chosen = [0u64; 16];
+            let mut left = self.top_k;
+            while left > 0 {
+                let e = pick(rng, self.experts);
+                let (word, bit) = ((e >> 6) as usize, 1u64 << (e & 63));
+                if chosen[word] & bit == 0 {
+                    chosen[word] |= bit;
+                    counts[e as usize] += 1;
+                    left -= 1;
+                }
+            }
+        }
+    }
+
+    /// Many tokens at once: each expert's count is binomial with its inclusion probability; the sum is then
+    /// brought to `tokens * top_k` by single steps over experts in turn.
+    fn draw_many(&self, tokens: u32, rng: &mut Rng, counts: &mut [u32]) {
+        let want = i64::from(tokens) * i64::from(self.top_k);
+        let n = f64::from(tokens);
+        let mut drawn = vec![0i64; self.experts as usize];
+        let mut sum = 0;
+        for (d, &p) in drawn.iter_mut().zip(&self.include) {
+            *d = (n * p + (n * p * (1.0 - p)).sqrt() * rng.normal(0.0, 1.0))
+                .round()
+                .clamp(0.0, n) as i64;
+            sum += *d;
+        }
+        let start = rng.below(u64::from(self.experts)) as usize;
+        let mut i = start;
+        while sum != want {
+            let step = (want - sum).signum();
+            let d = &mut drawn[i % self.experts as usize];
+            if (0..=i64::from(tokens)).contains(&(*d + step)) && (*d > 0 || step > 0) {
+                *d += step;
+                sum += step;
+            }
+            i += 1;
+        }
+        for (c, d) in counts.iter_mut().zip(drawn) {
+            *c += d as u32;
+        }
+    }
+}
+
+/// Probability of each expert to be among `top_k` distinct draws: `1 - (1 - share)^t`, with the number of draws
+/// with repetition `t` that makes them sum to `top_k`.
+fn inclusion(share: &[f64], top_k: u32) -> Vec<f64> {
+    let at = |t: f64| share.iter().map(move |s| 1.0 - (1.0 - s).powf(t));
+    let (mut low, mut high) = (0.0, 1.0);
+    while at(high).sum::<f64>() < f64::from(top_k) && high < 1e9 {
+        high *= 2.0;
+    }
+    for _ in 0..60 {
+        let mid = 0.5 * (low + high);
+        if at(mid).sum::<f64>() < f64::from(top_k) {
+            low = mid
+        } else {
+            high = mid
+        }
+    }
+    at(high).collect()
+}
+
+/// Eight distinct bytes of a 64-bit word are one token's choice; words with a repeated byte are drawn again.
+fn draw_even_256(tokens: u32, rng: &mut Rng, counts: &mut [u32]) {
+    let counts: &mut [u32; 256] = counts.try_into().expect("256 experts");
+    for _ in 0..tokens {
+        loop {
+            let b = rng.next_u64().to_le_bytes();
+            if distinct8(b) {
+                for e in b {
+                    counts[e as usize] += 1;
+                }
+                break;
+            }
+        }
+    }
+}
+
+/// Whether eight bytes are all different (about 89% of random words are).
+#[inline]
+fn distinct8(b: [u8; 8]) -> bool {
+    let mut seen = [0u64; 4];
+    let mut twice = 0;
+    for e in b {
+        let (word, bit) = ((e >> 6) as usize, 1u64 << (e & 63));
+        twice |= seen[word] & bit;
+        seen[word] |= bit;
+    }
+    twice == 0
+}
+
+fn alias_table(share: &[f64]) -> Vec<(u32, u16)> {
+    let n = share.len();
+    let mut p: Vec<f64> = share.iter().map(|s| s * n as f64).collect();
+    let mut table: Vec<(u32, u16)> = (0..n).map(|i| (u32::MAX, i as u16)).collect();
+    let (mut small, mut large): (Vec<usize>, Vec<usize>) = (0..n).partition(|&i| p[i] < 1.0);
+    while let (Some(s), Some(&l)) = (small.pop(), large.last()) {
+        table[s] = ((p[s] * f64::from(u32::MAX)) as u32, l as u16);
+        p[l] -= 1.0 - p[s];
+        if p[l] < 1.0 {
+            large.pop();
+            small.push(l);
+        }
+    }
+    table
+}
+
+/// Deals tokens to experts in turn: the balance that no plan can beat.
+#[derive(Clone, Debug, Default)]
+pub struct Dealer {
+    next: u64,
+}
+
+impl Dealer {
+    pub fn starting_at(next: u64) -> Self {
+        Self { next }
+    }
+
+    /// Adds `units` to `counts` in turn, going on where the last call stopped.
+    pub fn deal(&mut self, units: u64, counts: &mut [u32]) {
+        let n = counts.len() as u64;
+        let each = (units / n) as u32;
+        if each > 0 {
+            counts.iter_mut().for_each(|c| *c += each);
+        }
+        for i in 0..units % n {
+            counts[((self.next + i) % n) as usize] += 1;
+        }
+        self.next = (self.next + units) % n;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rng() -> Rng {
+        Rng::new(7, 7)
+    }
+
+    #[test]
+    fn every_token_chooses_top_k_experts() {
+        for tokens in [0, 1, 48, 5000] {
+            for skew in [0.0, 0.8] {
+                let share = Routing::skewed(256, skew, &mut rng());
+                let mut counts = vec![0; 256];
+                Routing::new(&share, 8).draw(tokens, &mut rng(), &mut counts);
+                assert_eq!(counts.iter().sum::<u32>(), tokens * 8);
+                assert!(counts.iter().all(|&c| c <= tokens));
+            }
+        }
+    }
+
+    #[test]
+    fn popularity_shows_in_the_counts() {
+        let mut share = vec![1.0; 64];
+        share[5] = 10.0;
+        let mut counts = vec![0; 64];
+        let r = Routing::new(&share, 4);
+        for _ in 0..20 {
+            r.draw(500, &mut rng(), &mut counts);
+        }
+        let mean: f64 = counts
+            .iter()
+            .enumerate()
+            .filter(|(e, _)| *e != 5)
+            .map(|(_, &c)| f64::from(c))
+            .sum::<f64>()
+            / 63.0;
+        assert!(
+            f64::from(counts[5]) > 5.0 * mean,
+            "{} against {mean}",
+            counts[5]
+        );
+    }
+
+    #[test]
+    fn even_draws_are_even() {
+        let mut counts = vec![0; 256];
+        let mut rng = rng();
+        let r = Routing::new(&[1.0; 256], 8);
+        for _ in 0..100 {
+            r.draw(1000, &mut rng, &mut counts);
+        }
+        let (min, max) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+        // 3,125 expected, standard deviation 55.
+        assert!(*min > 2850 && *max < 3400, "{min} {max}");
+    }
+
+    #[test]
+    fn a_dealer_gives_everyone_the_same() {
+        let mut counts = vec![0; 10];
+        let mut d = Dealer::default();
+        for _ in 0..10 {
+            d.deal(7, &mut counts);
+        }
+        assert_eq!(counts, vec![7; 10]);
+    }
+}

@@ -1,0 +1,51 @@
+//! A link actor's state machine: full duplex, first come first served, one direction independent of the
+//! other. A message's first byte arrives, waits for its turn, and occupies the link for its serialisation time.
+
+use serde::{Deserialize, Serialize};
+
+use crate::stats::ActorHist;
+use crate::time::Ps;
+
+/// One direction of a link.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Direction {
+    /// When everything accepted so far has passed.
+    pub free_ps: Ps,
+    pub busy_ps: Ps,
+    pub bytes: u64,
+    pub messages: u64,
+    pub lost_bytes: u64,
+    pub queue: ActorHist,
+}
+
+/// When a message had the link to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served {
+    pub start_ps: Ps,
+    pub end_ps: Ps,
+}
+
+impl Direction {
+    /// Serves a message whose first byte is there at `at_ps` and that takes `ps` to serialise.
+    #[inline]
+    pub fn serve(&mut self, at_ps: Ps, ps: Ps, bytes: u64) -> Served {
+        let start_ps = at_ps.max(self.free_ps);
+        self.free_ps = start_ps + ps;
+        self.busy_ps += ps;
+        self.bytes += bytes;
+        self.messages += 1;
+        self.queue.record(start_ps - at_ps);
+        Served {
+            start_ps,
+            end_ps: self.free_ps,
+        }
+    }
+}
+
+/// A link: out of its die (up) and into it (down); for an uplink, towards the L2 chip (up) and from it (down);
+/// for a die-to-die link, from die 0 (up) and from die 1 (down).
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Link {
+    pub up: Direction,
+    pub down: Direction,
+}

@@ -1,0 +1,357 @@
+//! Launching a supernode: what it needs to know, and the handle that runs it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use supernode_topology::{ActorId, Machine};
+
+use crate::assemble;
+use crate::compute::Calibration;
+use crate::config::Serving;
+use crate::cpu::{Cpu, Home, Source, Store};
+use crate::die::{Die, Part as DiePart};
+use crate::fabric::{Board, Paths};
+use crate::layout::{Group, Layout};
+use crate::message::Msg;
+use crate::request::RequestSpec;
+use crate::runtime::{self, RuntimeConfig, RuntimeError, Simulation, Transport};
+use crate::stats::RunStats;
+use crate::tally::Tally;
+use crate::time::Ps;
+use crate::world::{Fabric, Shared, World};
+
+/// Which part of serving a workload exercises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Prompt to last token.
+    Both,
+    /// Requests end with their first token.
+    Prefill,
+    /// Requests arrive at a decode die with their KV in place.
+    Decode,
+}
+
+/// What arrives, and when.
+#[derive(Clone, Debug)]
+pub struct Load {
+    pub phase: Phase,
+    /// In order of arrival; ids are 0, 1, 2, …
+    pub requests: Vec<RequestSpec>,
+    /// Closed loop: so many requests are in the machine at any time, the next one arriving when one ends
+    /// (arrival times in `requests` are then ignored). `None`: each arrives at its time.
+    pub concurrency: Option<u32>,
+}
+
+/// Everything a run depends on besides the number of shards.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    pub machine: Arc<Machine>,
+    pub model: crate::model::ModelSpec,
+    pub serving: Serving,
+    /// Operator efficiencies and overheads.
+    pub calibration: Calibration,
+    pub seed: u64,
+    pub shards: u32,
+    pub load: Load,
+}
+
+/// How far a run is; handed to the observer a few times a second.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    pub now_ps: Ps,
+    pub events: u64,
+    pub offered: u64,
+    pub ended: u64,
+    pub total: u64,
+}
+
+/// What the observer wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    Continue,
+    /// End now, with the report so far.
+    Stop,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Nothing was left to do.
+    Quiet,
+    /// The observer stopped it.
+    Stopped,
+}
+
+/// A configuration that cannot be launched; each message names the key, the value and what would be accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    #[error("{0}")]
+    Config(String),
+}
+
+/// A run that broke: a bug in an actor, or an invariant that did not hold.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// A launched machine.
+pub struct Supernode {
+    sim: Simulation<World>,
+    shared: Arc<Shared>,
+    total: u64,
+    concurrency: Option<u32>,
+}
+
+impl Supernode {
+    /// Builds all actors and puts each on its shard.
+    ///
+    /// # Errors
+    /// When the scenario does not fit the machine or the memory of its dies; the message shows the sum.
+    pub fn launch(launch: Launch) -> Result<Self, LaunchError> {
+        Self::launch_with(launch, Transport::Memory, None)
+    }
+
+    /// As `launch`, with a choice of how shards exchange messages and on how many threads they run.
+    ///
+    /// # Errors
+    /// As `launch`.
+    pub fn launch_with(
+        launch: Launch,
+        transport: Transport,
+        executors: Option<usize>,
+    ) -> Result<Self, LaunchError> {
+        let Launch {
+            machine,
+            model,
+            serving,
+            calibration,
+            seed,
+            shards,
+            load,
+        } = launch;
+        if shards == 0 || shards > machine.node_count() {
+            return Err(LaunchError::Config(format!(
+                "shards = {shards}: between 1 and the machine's {} nodes are possible",
+                machine.node_count()
+            )));
+        }
+        let shared = Arc::new(
+            assemble::shared(machine, model, serving, calibration, seed, shards, &load)
+                .map_err(LaunchError::Config)?,
+        );
+        let machine = &shared.machine;
+        let mut homes = deal(&load, &shared);
+        let mut worlds = Vec::new();
+        for shard in 0..shards {
+            let here = |node: u32| Layout::shard_of_node(node, shards) == shard;
+            let dies = (0..machine.die_count())
+                .map(|d| here(shared.node_of_die(d)).then(|| Box::new(Die::new(d, &shared))))
+                .collect();
+            let cpus = (0..machine.cpu_count())
+                .map(|c| {
+                    here(c / machine.cpus_per_node()).then(|| {
+                        Box::new(Cpu {
+                            index: c,
+                            home: Home::new(
+                                c,
+                                homes[c as usize].take().expect("each CPU is on one shard"),
+                            ),
+                            store: Store::new(shared.layout.pool.contains(&c), &shared),
+                        })
+                    })
+                })
+                .collect();
+            let boards = boards(&shared, &here);
+            let fabric = Fabric::new(machine, boards, shards);
+            worlds.push(World {
+                shared: Arc::clone(&shared),
+                dies,
+                cpus,
+                fabric,
+                tally: Tally::default(),
+            });
+        }
+        let starts: Vec<(u32, Ps)> = worlds
+            .iter()
+            .flat_map(|w| w.cpus.iter().flatten())
+            .filter_map(|c| {
+                c.home
+                    .first_arrival_ps()
+                    .map(|at| (shared.cpu_actor(c.index), at))
+            })
+            .collect();
+        let owner: Arc<[u16]> = (0..machine.actor_count())
+            .map(|a| Layout::shard_of_node(machine.node_of(ActorId(a)), shards) as u16)
+            .collect();
+        let config = RuntimeConfig {
+            seed,
+            shards: shards as usize,
+            executors,
+            owner,
+            lookahead: vec![shared.control_lookahead_ps, shared.phase_lookahead_ps],
+            mailbox_limit: MAILBOX_LIMIT,
+            profile: false,
+            transport,
+        };
+        let mut sim =
+            Simulation::new(config, worlds).map_err(|e| LaunchError::Config(e.to_string()))?;
+        let mut starts = starts;
+        starts.sort_unstable();
+        for (cpu, at) in starts {
+            sim.inject(at, cpu, Msg::Arrival);
+        }
+        Ok(Self {
+            sim,
+            shared,
+            total: load.requests.len() as u64,
+            concurrency: load.concurrency,
+        })
+    }
+
+    /// Runs until nothing is left to do or the observer says stop; then checks the conservation laws
+    /// (when it ended quietly).
+    ///
+    /// # Errors
+    /// A bug: an actor panicked, or an invariant does not hold.
+    pub fn run(&mut self, observe: &mut dyn FnMut(&Progress) -> Flow) -> Result<Ended, RunError> {
+        let total = self.total;
+        let counters = &self.shared.progress;
+        let ended = self
+            .sim
+            .run(None, Duration::from_millis(100), &mut |s| {
+                let p = Progress {
+                    now_ps: s.now_ps,
+                    events: s.events,
+                    offered: counters.offered.load(Ordering::Relaxed),
+                    ended: counters.ended.load(Ordering::Relaxed),
+                    total,
+                };
+                match observe(&p) {
+                    Flow::Continue => runtime::Flow::Continue,
+                    Flow::Stop => runtime::Flow::Stop,
+                }
+            })
+            .map_err(|e: RuntimeError| RunError::Broken(e.to_string()))?;
+        match ended {
+            runtime::Ended::Stopped | runtime::Ended::Until => Ok(Ended::Stopped),
+            runtime::Ended::Finished => {
+                self.check().map_err(RunError::Broken)?;
+                Ok(Ended::Quiet)
+            }
+        }
+    }
+
+    /// What must hold when nothing is left to do: each request ended once, all memory and slots are back,
+    /// and every byte that left a port reached one.
+    ///
+    /// # Errors
+    /// Names the actor and what it still holds.
+    pub fn check(&self) -> Result<(), String> {
+        let machine = &self.shared.machine;
+        let mut ended = 0;
+        let mut offered = 0;
+        for world in self.sim.models() {
+            offered += world.tally.offered;
+            ended += world.tally.records.len() as u64;
+            for die in world.dies.iter().flatten() {
+                let checked = match &die.part {
+                    DiePart::Idle => Ok(()),
+                    DiePart::Prefill(p) => p.check_idle(),
+                    DiePart::Decode(d) => d.check_idle(),
+                };
+                checked.map_err(|e| format!("{}: {e}", machine.address(machine.die(die.index))))?;
+            }
+            for cpu in world.cpus.iter().flatten() {
+                cpu.home
+                    .check_idle()
+                    .map_err(|e| format!("{}: {e}", machine.address(machine.cpu(cpu.index))))?;
+            }
+            if world.fabric.boards.iter().any(|b| !b.is_clear()) {
+                return Err("activations were sent and never served".into());
+            }
+        }
+        if ended != offered {
+            return Err(format!("{offered} requests were put in, {ended} ended"));
+        }
+        assemble::check_bytes(self.sim.models(), machine)
+    }
+
+    pub fn stats(&self) -> RunStats {
+        assemble::stats(&self.sim, &self.shared, self.concurrency)
+    }
+
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+/// Messages that may wait at one actor before the run is called broken.
+const MAILBOX_LIMIT: u32 = 4_000_000;
+
+/// Deals the load over the homes: requests in turn, and streams of a closed loop in turn.
+fn deal(load: &Load, shared: &Shared) -> Vec<Option<Source>> {
+    let homes = shared.layout.homes.len();
+    let mut queues: Vec<VecDeque<RequestSpec>> = vec![VecDeque::new(); homes];
+    match load.concurrency {
+        None => {
+            for r in &load.requests {
+                queues[r.id as usize % homes].push_back(r.clone());
+            }
+            queues.into_iter().map(|q| Some(Source::Open(q))).collect()
+        }
+        Some(streams) => {
+            let used = homes.min(streams.max(1) as usize);
+            for (i, r) in load.requests.iter().enumerate() {
+                queues[i % used].push_back(r.clone());
+            }
+            let dies: Vec<u32> = shared
+                .layout
+                .decode
+                .iter()
+                .flat_map(|g| g.dies.iter().copied())
+                .collect();
+            let mut of_home: Vec<Vec<Option<u32>>> = vec![Vec::new(); homes];
+            for s in 0..streams as usize {
+                let die =
+                    (shared.phase == Phase::Decode).then(|| shared.die_actor(dies[s % dies.len()]));
+                of_home[s % used].push(die);
+            }
+            queues
+                .into_iter()
+                .zip(of_home)
+                .map(|(requests, streams)| Some(Source::Closed { requests, streams }))
+                .collect()
+        }
+    }
+}
+
+/// A board for each group, with the ranks whose nodes are `here`.
+fn boards(shared: &Shared, here: &dyn Fn(u32) -> bool) -> Vec<Board> {
+    let cost = Paths::new(&shared.machine).npu_npu_write;
+    let make = |group: &Group, slots: u32, channels: u32| {
+        let local = (0..group.ranks())
+            .filter(|&r| here(group.node_of_rank[r as usize]))
+            .map(|r| r as u16)
+            .collect::<Vec<_>>();
+        Board::new(&group.node_of_rank, slots, channels, local, cost)
+    };
+    let slots = |e: &Option<crate::world::ExpertLayers>| e.as_ref().map_or(1, |e| e.slots_per_rank);
+    shared
+        .layout
+        .prefill
+        .iter()
+        .map(|g| make(g, slots(&shared.prefill_experts), 2))
+        .chain(
+            shared
+                .layout
+                .decode
+                .iter()
+                .map(|g| make(g, slots(&shared.decode_experts), 1)),
+        )
+        .collect()
+}

@@ -1,0 +1,21 @@
+//! The actor runtime of Supernode, and the actors of the machine: dies, CPUs and links.
+//!
+//! `runtime` knows nothing of LLM serving; the actors know nothing of files, wall clocks, HTTP or printing.
+
+mod assemble;
+pub mod compute;
+pub mod config;
+pub mod cpu;
+pub mod die;
+pub mod experts;
+pub mod fabric;
+pub mod launch;
+pub mod layout;
+pub mod message;
+pub mod model;
+pub mod request;
+pub mod runtime;
+pub mod stats;
+pub mod tally;
+pub mod time;
+pub mod world;

@@ -1,0 +1,343 @@
+//! Everything that actors say to each other. Small values; what is large or rare is boxed. All of it is
+//! serde data, so that an actor may live in another process.
+
+use serde::{Deserialize, Serialize};
+
+use crate::layout::mix;
+use crate::request::Prefix;
+use crate::time::Ps;
+
+/// A prompt on its way to a prefill group.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prompt {
+    pub request: u64,
+    /// CPU that is the request's home.
+    pub home: u32,
+    pub prompt_tokens: u32,
+    pub output_tokens: u32,
+    pub prefix: Prefix,
+    /// Tokens already delivered before a retry: they are part of the prompt now.
+    pub delivered: u32,
+}
+
+/// A request that a decode die is asked to take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    pub request: u64,
+    pub home: u32,
+    /// Context tokens at the start of decode.
+    pub context: u32,
+    /// Tokens still to make, and how many the home has (or is about to have).
+    pub left: u32,
+    pub delivered: u32,
+    /// KV is in place already (workloads of the decode phase).
+    pub kv_in_place: bool,
+}
+
+/// KV block keys asked of one owner, as (index in the prompt, key).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lookup {
+    pub request: u64,
+    pub keys: Vec<(u32, u64)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LookupReply {
+    pub request: u64,
+    /// Indices of the blocks that this owner holds.
+    pub held: Vec<u32>,
+}
+
+/// Ask an owner to send blocks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadBlocks {
+    pub request: u64,
+    pub blocks: Vec<BlockRead>,
+    pub plane: Plane,
+}
+
+/// One block of a prompt, and the die that reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockRead {
+    pub key: u64,
+    pub index: u32,
+    pub reader: u32,
+}
+
+/// One microbatch of a prefill batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BatchPart {
+    pub tokens: u64,
+    pub attended_sum: f64,
+    pub context_tokens: u64,
+}
+
+/// A batch for the ranks of a prefill group.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BatchWork {
+    pub batch: u64,
+    pub parts: Vec<BatchPart>,
+    pub finishing: u32,
+}
+
+/// A prompt whose KV is computed, to the die that looks after its transfer to decode.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Handoff {
+    pub prompt: Prompt,
+    pub cached_tokens: u32,
+    /// Keys of new full blocks, to be written to their owners.
+    pub new_blocks: Vec<u64>,
+}
+
+/// Which network a transfer crosses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Plane {
+    Ub,
+    Rdma,
+    Vpc,
+}
+
+/// A large transfer whose first byte has reached the receiver's port.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Inbound {
+    pub bytes: u64,
+    pub plane: Plane,
+    /// When the sender's last byte arrives if nothing waits.
+    pub tail_ps: Ps,
+    /// Delivered when the last byte is in.
+    pub then: Msg,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Msg {
+    /// What is left of a message that was handed to its actor.
+    Taken,
+
+    // ---- to a home CPU
+    /// Timer: the next of this home's requests is due.
+    Arrival,
+    BacklogReply {
+        request: u64,
+        tokens: u64,
+    },
+    /// The first token of a request, from prefill; `cached` prompt tokens came from the cache.
+    FirstToken {
+        request: u64,
+        cached: u32,
+    },
+    /// `count` tokens after the `from`th; the last ones if `last`.
+    Tokens {
+        request: u64,
+        from: u32,
+        count: u32,
+        last: bool,
+    },
+
+    // ---- to a CPU that owns KV blocks
+    Lookup(Box<Lookup>),
+    ReadBlocks(Box<ReadBlocks>),
+    WriteBlock {
+        key: u64,
+        bytes: u64,
+    },
+    /// Timer: blocks have come from the SSD tier.
+    SsdLoaded(Box<ReadBlocks>),
+
+    // ---- to the root die of a prefill group
+    BacklogAsk {
+        request: u64,
+    },
+    Prompt(Box<Prompt>),
+    LookupReply(Box<LookupReply>),
+    /// Cached blocks of a request have arrived.
+    Blocks {
+        request: u64,
+        blocks: u32,
+    },
+    /// A block was evicted after it was looked up.
+    BlockGone {
+        request: u64,
+        index: u32,
+    },
+    BatchEnd {
+        batch: u64,
+    },
+    BatchDone {
+        batch: u64,
+    },
+
+    // ---- to any die of a prefill group
+    Batch(Box<BatchWork>),
+    Handoff(Box<Handoff>),
+    /// Timers of the engines: the cube cores, or the send side of a collective, are done.
+    Computed {
+        part: u8,
+    },
+    /// Timer: everything of a collective is in.
+    Collected {
+        channel: u8,
+        phase: u32,
+    },
+    /// Timer: the last byte of a gather or scatter is in.
+    Landed {
+        part: u8,
+    },
+
+    // ---- placement of decode (to the asker, or to a decode die)
+    SlotAsk {
+        request: u64,
+    },
+    SlotReply {
+        request: u64,
+        free: u32,
+        waiting: u32,
+    },
+    SlotClaim(Box<Claim>),
+    SlotGrant {
+        request: u64,
+    },
+    /// The KV of a granted request has arrived.
+    Kv {
+        request: u64,
+    },
+
+    // ---- decode steps
+    /// A rank has requests and its group is at rest (to the root).
+    Wake {
+        group: u16,
+    },
+    StepStart {
+        step: u32,
+        microbatch: bool,
+        drawn_ps: Option<Ps>,
+    },
+    AttentionDone {
+        part: u8,
+    },
+    ExpertsDone,
+    LayerDone,
+    SegmentDone,
+    StepEnd,
+    StepDone {
+        step: u32,
+        requests: u32,
+        context_sum: u64,
+        made: u32,
+        duration_ps: Ps,
+    },
+
+    // ---- any part
+    Inbound(Box<Inbound>),
+}
+
+impl Msg {
+    /// A hash of the content, for the event digest.
+    pub fn digest(&self) -> u64 {
+        let m = |kind: u64, a: u64, b: u64| mix(kind ^ mix(a ^ mix(b)));
+        match self {
+            Msg::Taken => m(0, 0, 0),
+            Msg::Arrival => m(1, 0, 0),
+            Msg::BacklogReply { request, tokens } => m(3, *request, *tokens),
+            Msg::FirstToken { request, cached } => m(4, *request, u64::from(*cached)),
+            Msg::Tokens {
+                request,
+                from,
+                count,
+                last,
+            } => m(
+                5,
+                *request,
+                (u64::from(*from) << 32) | (u64::from(*count) << 1) | u64::from(*last),
+            ),
+            Msg::Lookup(l) => m(7, l.request, l.keys.iter().fold(0, |a, k| mix(a ^ k.1))),
+            Msg::ReadBlocks(r) | Msg::SsdLoaded(r) => {
+                m(8, r.request, r.blocks.iter().fold(0, |a, b| mix(a ^ b.key)))
+            }
+            Msg::WriteBlock { key, bytes } => m(9, *key, *bytes),
+            Msg::BacklogAsk { request } => m(10, *request, 0),
+            Msg::Prompt(p) => m(11, p.request, u64::from(p.prompt_tokens)),
+            Msg::LookupReply(l) => m(
+                12,
+                l.request,
+                l.held.iter().fold(0, |a, k| mix(a ^ u64::from(*k))),
+            ),
+            Msg::Blocks { request, blocks } => m(13, *request, u64::from(*blocks)),
+            Msg::BlockGone { request, index } => m(35, *request, u64::from(*index)),
+            Msg::BatchEnd { batch } => m(14, *batch, 0),
+            Msg::BatchDone { batch } => m(15, *batch, 0),
+            Msg::Batch(w) => m(
+                16,
+                w.batch,
+                w.parts.iter().fold(0, |a, p| mix(a ^ p.tokens)),
+            ),
+            Msg::Handoff(h) => m(17, h.prompt.request, u64::from(h.cached_tokens)),
+            Msg::Computed { part } => m(18, u64::from(*part), 0),
+            Msg::Collected { channel, phase } => m(19, u64::from(*channel), u64::from(*phase)),
+            Msg::Landed { part } => m(34, u64::from(*part), 0),
+            Msg::SlotAsk { request } => m(20, *request, 0),
+            Msg::SlotReply {
+                request,
+                free,
+                waiting,
+            } => m(21, *request, (u64::from(*free) << 32) | u64::from(*waiting)),
+            Msg::SlotClaim(c) => m(22, c.request, u64::from(c.context)),
+            Msg::SlotGrant { request } => m(23, *request, 0),
+            Msg::Kv { request } => m(24, *request, 0),
+            Msg::Wake { group } => m(25, u64::from(*group), 0),
+            Msg::StepStart {
+                step,
+                microbatch,
+                drawn_ps,
+            } => m(
+                26,
+                (u64::from(*step) << 1) | u64::from(*microbatch),
+                drawn_ps.unwrap_or(0),
+            ),
+            Msg::AttentionDone { part } => m(27, u64::from(*part), 0),
+            Msg::ExpertsDone => m(28, 0, 0),
+            Msg::LayerDone => m(29, 0, 0),
+            Msg::SegmentDone => m(30, 0, 0),
+            Msg::StepEnd => m(31, 0, 0),
+            Msg::StepDone {
+                step,
+                requests,
+                context_sum,
+                made,
+                duration_ps,
+            } => m(
+                32,
+                (u64::from(*step) << 32) | u64::from(*requests),
+                u64::from(*made) ^ context_sum ^ duration_ps.rotate_left(32),
+            ),
+            Msg::Inbound(i) => m(33, i.bytes ^ i.tail_ps.rotate_left(32), i.then.digest()),
+        }
+    }
+}
+
+/// Many activation messages of one source at once: one phase of dispatch, combine or another collective,
+/// for the ranks that live on one shard.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bulk {
+    pub board: u16,
+    pub channel: u8,
+    pub phase: u32,
+    pub source: u16,
+    pub unit_bytes: u32,
+    /// When the source's first flag leaves, and the pace of flags.
+    pub flags_from_ps: Ps,
+    pub flag_ps: Ps,
+    pub parcels: Vec<Parcel>,
+}
+
+/// What one source sends to one expert slot (or rank) in one phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parcel {
+    /// First byte at the receiver's lanes (or last byte, if `direct`: over the die-to-die link or in place).
+    pub at_ps: Ps,
+    pub rank: u16,
+    pub source: u16,
+    pub count: u16,
+    pub slot: u8,
+    /// Channel and parity of the phase it belongs to.
+    pub tag: u8,
+}

@@ -1,0 +1,72 @@
+//! What a client asks of the machine, and what is remembered of it afterwards.
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::Ps;
+
+/// One request as it reaches the machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RequestSpec {
+    /// Unique in the run, and the order of arrival.
+    pub id: u64,
+    pub arrival_ps: Ps,
+    pub prompt_tokens: u32,
+    /// Tokens to generate, at least 1.
+    pub output_tokens: u32,
+    pub prefix: Prefix,
+}
+
+/// What is known of a prompt's content: enough to tell which KV blocks it shares with others.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Prefix {
+    /// Shares nothing with any other prompt.
+    Unique,
+    /// Prefix-chained block ids, one per `block_tokens` tokens, the last possibly partial:
+    /// equal ids mean equal content and equal prefix.
+    Blocks { block_tokens: u32, ids: Box<[u64]> },
+    /// The first `tokens` tokens are in the cache when the request arrives (`workload.reuse_share`).
+    Cached { tokens: u32 },
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    Completed,
+    /// The reason names what was lost or refused.
+    Failed(String),
+}
+
+/// What its home CPU remembers of a request once it has ended. Times are virtual.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RequestRecord {
+    pub id: u64,
+    /// CPU index of its home.
+    pub home: u32,
+    pub arrival_ps: Ps,
+    /// When the first token reached the home (0 if none did).
+    pub first_token_ps: Ps,
+    /// When the last token reached the home, or when the request failed.
+    pub end_ps: Ps,
+    pub prompt_tokens: u32,
+    pub cached_tokens: u32,
+    /// Tokens delivered.
+    pub output_tokens: u32,
+    pub retries: u32,
+    pub outcome: Outcome,
+}
+
+impl RequestRecord {
+    pub fn ttft_ps(&self) -> Ps {
+        self.first_token_ps.saturating_sub(self.arrival_ps)
+    }
+
+    /// Mean time per output token after the first, `None` for a single token.
+    pub fn tpot_ps(&self) -> Option<Ps> {
+        (self.output_tokens > 1)
+            .then(|| (self.end_ps - self.first_token_ps) / u64::from(self.output_tokens - 1))
+    }
+
+    pub fn e2e_ps(&self) -> Ps {
+        self.end_ps.saturating_sub(self.arrival_ps)
+    }
+}

@@ -1,0 +1,665 @@
+//! A shard: the models' half of the state and the runtime's half (queues, mailboxes, sequence numbers, random
+//! streams, digests, outboxes). Plain data that is moved from thread to thread between slices.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::ctx::Ctx;
+use super::profile::Profile;
+use super::queue::{self, Key, Queue};
+use super::rng::{Rng, fold};
+use super::slab::Slab;
+use super::{Actor, Model, OUTSIDE, RuntimeConfig, RuntimeError, panics};
+use crate::time::Ps;
+
+/// What the runtime keeps for each actor.
+pub(super) struct ActorState {
+    digest: u64,
+    pub rng: Rng,
+    pub seq: u64,
+    pending: u32,
+}
+
+/// An event on its way to another shard.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Crossing<G> {
+    time_ps: Ps,
+    order: u64,
+    to: Actor,
+    msg: G,
+}
+
+/// A bulk on its way, with who sent it when, and what that event promised.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Sent<B> {
+    /// The event that sent it: its time, its place in the order, and the actor that handled it.
+    time_ps: Ps,
+    order: u64,
+    from: Actor,
+    promise_ps: Ps,
+    bulk: B,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Batch<G, B> {
+    events: Vec<Crossing<G>>,
+    bulks: Vec<Sent<B>>,
+}
+
+impl<G, B> Default for Batch<G, B> {
+    fn default() -> Self {
+        Self {
+            events: Vec::new(),
+            bulks: Vec::new(),
+        }
+    }
+}
+
+pub(super) type BatchOf<M> = Batch<<M as Model>::Msg, <M as Model>::Bulk>;
+
+impl<G, B> Batch<G, B> {
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.bulks.is_empty()
+    }
+}
+
+/// What goes to one other shard with the next exchange.
+pub(super) struct Outbox<M: Model> {
+    pub batch: BatchOf<M>,
+    /// The earliest event in the batch, or that its bulks may cause.
+    pub next_ps: Ps,
+    /// The earliest time at which the batch can make its receiver send to another shard.
+    pub reach_ps: Ps,
+}
+
+impl<M: Model> Default for Outbox<M> {
+    fn default() -> Self {
+        Self {
+            batch: Batch::default(),
+            next_ps: Ps::MAX,
+            reach_ps: Ps::MAX,
+        }
+    }
+}
+
+/// Why a shard stopped, before actors have been given their addresses.
+#[derive(Debug)]
+pub(super) enum Fault {
+    Panicked {
+        actor: Actor,
+        message: String,
+        time_ps: Ps,
+        text: String,
+    },
+    Lookahead {
+        from: Actor,
+        to: Actor,
+        message: String,
+        time_ps: Ps,
+        promised_ps: Ps,
+        arrival_ps: Ps,
+    },
+    Past {
+        from: Actor,
+        to: Actor,
+        message: String,
+        time_ps: Ps,
+        arrival_ps: Ps,
+    },
+    Mailbox {
+        actor: Actor,
+        from: Actor,
+        message: String,
+        limit: u32,
+        time_ps: Ps,
+    },
+    UnknownActor {
+        from: Actor,
+        to: Actor,
+        message: String,
+        actors: usize,
+        time_ps: Ps,
+    },
+    Failed {
+        actor: Actor,
+        time_ps: Ps,
+        text: String,
+    },
+    Codec(super::codec::CodecError),
+}
+
+impl Fault {
+    fn named<M: Model>(self, model: &M) -> RuntimeError {
+        let name = |actor: Actor| {
+            if actor == OUTSIDE {
+                return "the outside".to_string();
+            }
+            panics::catch(|| model.address(actor)).unwrap_or_else(|_| format!("actor {actor}"))
+        };
+        match self {
+            Self::Panicked {
+                actor,
+                message,
+                time_ps,
+                text,
+            } => RuntimeError::Panicked {
+                actor: name(actor),
+                message,
+                time_ps,
+                text,
+            },
+            Self::Lookahead {
+                from,
+                to,
+                message,
+                time_ps,
+                promised_ps,
+                arrival_ps,
+            } => RuntimeError::Lookahead {
+                from: name(from),
+                to: name(to),
+                message,
+                time_ps,
+                promised_ps,
+                arrival_ps,
+            },
+            Self::Past {
+                from,
+                to,
+                message,
+                time_ps,
+                arrival_ps,
+            } => RuntimeError::Past {
+                from: name(from),
+                to: name(to),
+                message,
+                time_ps,
+                arrival_ps,
+            },
+            Self::Mailbox {
+                actor,
+                from,
+                message,
+                limit,
+                time_ps,
+            } => RuntimeError::Mailbox {
+                actor: name(actor),
+                from: name(from),
+                message,
+                limit,
+                time_ps,
+            },
+            Self::UnknownActor {
+                from,
+                to,
+                message,
+                actors,
+                time_ps,
+            } => RuntimeError::UnknownActor {
+                from: name(from),
+                to,
+                message,
+                actors,
+                time_ps,
+            },
+            Self::Failed {
+                actor,
+                time_ps,
+                text,
+            } => RuntimeError::Failed {
+                actor: name(actor),
+                time_ps,
+                text,
+            },
+            Self::Codec(e) => RuntimeError::Codec(e),
+        }
+    }
+}
+
+/// The Debug form of a message, bounded, and safe against a Debug that panics.
+fn show(value: &impl Debug) -> String {
+    const CHARS_MAX: usize = 400;
+    let full = panics::catch(|| format!("{value:?}"))
+        .unwrap_or_else(|_| "a message that cannot be shown".into());
+    if full.chars().count() <= CHARS_MAX {
+        return full;
+    }
+    full.chars().take(CHARS_MAX).chain("...".chars()).collect()
+}
+
+/// The runtime's half of a shard.
+pub(super) struct Core<M: Model> {
+    pub id: u16,
+    pub owner: Arc<[u16]>,
+    lookahead: Arc<[Ps]>,
+    lookahead_least: Ps,
+    mailbox_limit: u32,
+    /// One queue per class, so that the earliest event of each is at hand.
+    queues: Vec<Queue>,
+    slab: Slab<M::Msg>,
+    /// Of all actors of the machine, by id; only the own ones are ever touched.
+    pub actors: Vec<ActorState>,
+    pub outboxes: Vec<Outbox<M>>,
+    /// Whether any outbox holds something.
+    pub dirty: bool,
+    own_bulks: Vec<Sent<M::Bulk>>,
+    fault: Option<Box<(Key, Fault)>>,
+    /// The event being handled.
+    current: Key,
+    /// The event that sent the bulk being absorbed.
+    absorbing: Option<Key>,
+    pub events: u64,
+    pub profile: Option<Box<Profile>>,
+}
+
+impl<M: Model> Core<M> {
+    pub fn new(id: u16, config: &RuntimeConfig, lookahead: &Arc<[Ps]>) -> Self {
+        let actor = |a: usize| ActorState {
+            digest: 0,
+            rng: Rng::new(config.seed, a as u64),
+            seq: 0,
+            pending: 0,
+        };
+        Self {
+            id,
+            owner: config.owner.clone(),
+            lookahead: lookahead.clone(),
+            lookahead_least: lookahead.iter().copied().min().unwrap_or(Ps::MAX),
+            mailbox_limit: config.mailbox_limit,
+            queues: lookahead.iter().map(|_| Queue::new()).collect(),
+            slab: Slab::default(),
+            actors: (0..config.owner.len()).map(actor).collect(),
+            outboxes: (0..config.shards).map(|_| Outbox::default()).collect(),
+            dirty: false,
+            own_bulks: Vec::new(),
+            fault: None,
+            current: Key {
+                time_ps: 0,
+                order: 0,
+                to: OUTSIDE,
+                slot: u32::MAX,
+            },
+            absorbing: None,
+            events: 0,
+            profile: config
+                .profile
+                .then(|| Box::new(Profile::new(M::kind_names().len()))),
+        }
+    }
+
+    /// Time of the last event handled.
+    pub fn now(&self) -> Ps {
+        self.current.time_ps
+    }
+
+    pub fn pending(&self) -> usize {
+        self.queues.iter().map(Queue::len).sum()
+    }
+
+    /// Once this shard has stopped at a fault: the time after which nothing matters any more. The other shards go on
+    /// until then, because an earlier fault may be waiting there.
+    pub fn fault_limit(&self) -> Option<Ps> {
+        self.fault.as_ref().map(|f| f.0.time_ps.saturating_add(1))
+    }
+
+    pub fn take_fault(&mut self) -> Option<(Key, Fault)> {
+        self.fault.take().map(|f| *f)
+    }
+
+    /// The digest of one actor's history; 0 if it never received anything.
+    pub fn digest_of(&self, actor: usize) -> u64 {
+        self.actors[actor].digest
+    }
+
+    /// Stops this shard. Of several faults the first in the order of events counts.
+    #[cold]
+    pub fn raise(&mut self, fault: Fault) {
+        let key = self.absorbing.unwrap_or(self.current);
+        if self.fault.as_ref().is_none_or(|f| key < f.0) {
+            self.fault = Some(Box::new((key, fault)));
+        }
+    }
+
+    #[cold]
+    pub fn early(&mut self, from: Actor, now: Ps, promise: Ps, time: Ps, to: Actor, msg: &M::Msg) {
+        let message = show(msg);
+        self.raise(Fault::Lookahead {
+            from,
+            to,
+            message,
+            time_ps: now,
+            promised_ps: promise,
+            arrival_ps: time,
+        });
+    }
+
+    /// Sends one event, to this shard or another, and holds the sender to its promise.
+    #[inline]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the fields of one event and of its cause"
+    )]
+    pub fn post(
+        &mut self,
+        now: Ps,
+        me: Actor,
+        promise: Ps,
+        time: Ps,
+        order: u64,
+        to: Actor,
+        msg: M::Msg,
+    ) {
+        if time < now || time == Ps::MAX {
+            let message = show(&msg);
+            self.raise(Fault::Past {
+                from: me,
+                to,
+                message,
+                time_ps: now,
+                arrival_ps: time,
+            });
+            return;
+        }
+        let Some(&owner) = self.owner.get(to as usize) else {
+            let (message, actors) = (show(&msg), self.owner.len());
+            self.raise(Fault::UnknownActor {
+                from: me,
+                to,
+                message,
+                actors,
+                time_ps: now,
+            });
+            return;
+        };
+        let class = M::class(&msg);
+        let reach = time.saturating_add(self.lookahead[class]);
+        if owner == self.id {
+            if reach < promise {
+                self.early(me, now, promise, time, to, &msg);
+                return;
+            }
+            self.enqueue(class, time, order, to, msg);
+        } else {
+            if time < promise {
+                self.early(me, now, promise, time, to, &msg);
+                return;
+            }
+            self.dirty = true;
+            let outbox = &mut self.outboxes[usize::from(owner)];
+            outbox.next_ps = outbox.next_ps.min(time);
+            outbox.reach_ps = outbox.reach_ps.min(reach);
+            outbox.batch.events.push(Crossing {
+                time_ps: time,
+                order,
+                to,
+                msg,
+            });
+        }
+    }
+
+    #[inline]
+    pub fn enqueue(&mut self, class: usize, time_ps: Ps, order: u64, to: Actor, msg: M::Msg) {
+        let state = &mut self.actors[to as usize];
+        if state.pending >= self.mailbox_limit {
+            self.overflow(order, to, &msg);
+            return;
+        }
+        state.pending += 1;
+        let slot = self.slab.insert(msg);
+        self.queues[class].push(Key {
+            time_ps,
+            order,
+            to,
+            slot,
+        });
+    }
+
+    #[cold]
+    fn overflow(&mut self, order: u64, to: Actor, msg: &M::Msg) {
+        let (message, limit, time_ps) = (show(msg), self.mailbox_limit, self.now());
+        self.raise(Fault::Mailbox {
+            actor: to,
+            from: queue::source(order),
+            message,
+            limit,
+            time_ps,
+        });
+    }
+
+    #[inline]
+    pub fn bulk(&mut self, now: Ps, me: Actor, promise: Ps, shard: usize, bulk: M::Bulk) {
+        let sent = Sent {
+            time_ps: now,
+            order: self.current.order,
+            from: me,
+            promise_ps: promise,
+            bulk,
+        };
+        if shard == usize::from(self.id) {
+            self.own_bulks.push(sent);
+        } else {
+            self.dirty = true;
+            let outbox = &mut self.outboxes[shard];
+            outbox.next_ps = outbox.next_ps.min(promise);
+            outbox.reach_ps = outbox
+                .reach_ps
+                .min(promise.saturating_add(self.lookahead_least));
+            outbox.batch.bulks.push(sent);
+        }
+    }
+
+    /// Time of the earliest event, and the earliest time at which this shard can send to another.
+    #[inline]
+    pub fn horizon(&mut self) -> (Ps, Ps) {
+        let (mut next, mut reach) = (Ps::MAX, Ps::MAX);
+        if self.fault.is_some() {
+            return (next, reach);
+        }
+        for (queue, lookahead) in self.queues.iter_mut().zip(self.lookahead.iter()) {
+            if let Some(key) = queue.peek() {
+                next = next.min(key.time_ps);
+                reach = reach.min(key.time_ps.saturating_add(*lookahead));
+            }
+        }
+        (next, reach)
+    }
+
+    /// The least time after which a message from another shard can be answered.
+    pub fn lookahead_least(&self) -> Ps {
+        self.lookahead_least
+    }
+
+    #[inline]
+    fn peek(&mut self) -> Option<(usize, Key)> {
+        let mut least: Option<(usize, Key)> = None;
+        for (class, queue) in self.queues.iter_mut().enumerate() {
+            if let Some(key) = queue.peek()
+                && least.is_none_or(|(_, l)| *key < l)
+            {
+                least = Some((class, *key));
+            }
+        }
+        least
+    }
+}
+
+/// A shard on its way through an executor.
+pub(super) struct Shard<M: Model> {
+    pub model: M,
+    pub core: Core<M>,
+}
+
+impl<M: Model> Shard<M> {
+    /// Handles events before `bound`, at most `budget` of them, in order. Returns how many. Stops at a fault.
+    #[inline]
+    pub fn run(&mut self, bound: Ps, budget: u64) -> u64 {
+        if self.core.fault.is_some() {
+            return 0;
+        }
+        let before = self.core.events;
+        let result = panics::catch(|| {
+            if self.core.profile.is_some() {
+                self.window::<true>(bound, budget);
+            } else {
+                self.window::<false>(bound, budget);
+            }
+        });
+        if let Err(text) = result {
+            self.panicked(text);
+        }
+        self.core.events - before
+    }
+
+    fn window<const PROFILE: bool>(&mut self, bound: Ps, budget: u64) {
+        let Self { model, core } = self;
+
+        for _ in 0..budget {
+            let Some((class, key)) = core.peek() else {
+                return;
+            };
+            if key.time_ps >= bound {
+                return;
+            }
+            core.queues[class].pop();
+            core.current = key;
+            core.events += 1;
+            let start = if PROFILE {
+                core.profile.as_ref().map_or(0, |p| p.clock.raw())
+            } else {
+                0
+            };
+            let (now, me, from) = (key.time_ps, key.to, queue::source(key.order));
+            let state = &mut core.actors[me as usize];
+            let msg = core.slab.get_mut(key.slot);
+            state.pending -= 1;
+            state.digest = fold(
+                state.digest ^ now.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2d35_8dcc_aa6c_78a5,
+                M::digest(msg).wrapping_add(u64::from(from) << 32) ^ 0x8bb8_4b93_962e_acc9,
+            );
+            let msg = M::take(msg);
+            let promise = now.saturating_add(core.lookahead[class]);
+            let mut ctx = Ctx {
+                core,
+                now,
+                me,
+                promise,
+                absorbing: false,
+            };
+            model.handle(me, from, msg, &mut ctx);
+            core.slab.free(key.slot);
+            while let Some(sent) = core.own_bulks.pop() {
+                absorb(model, core, sent);
+            }
+            if PROFILE {
+                let kind = model.kind(me);
+                if let Some(p) = core.profile.as_mut() {
+                    p.record(kind, start);
+                }
+            }
+            if core.fault.is_some() {
+                return;
+            }
+        }
+    }
+
+    #[cold]
+    fn panicked(&mut self, text: String) {
+        let core = &mut self.core;
+        let fault = match core.absorbing {
+            Some(Key {
+                to: actor, time_ps, ..
+            }) => Fault::Panicked {
+                actor,
+                message: "a bulk it sent".into(),
+                time_ps,
+                text,
+            },
+            None => {
+                let Key {
+                    to: actor,
+                    time_ps,
+                    slot,
+                    ..
+                } = core.current;
+                let message = if slot == u32::MAX {
+                    "nothing".into()
+                } else {
+                    show(core.slab.get_mut(slot))
+                };
+                Fault::Panicked {
+                    actor,
+                    message,
+                    time_ps,
+                    text,
+                }
+            }
+        };
+        core.raise(fault);
+        core.absorbing = None;
+    }
+
+    /// Takes in what another shard sent. Leaves the batch empty.
+    pub fn deliver(&mut self, batch: &mut BatchOf<M>) {
+        for Crossing {
+            time_ps,
+            order,
+            to,
+            msg,
+        } in batch.events.drain(..)
+        {
+            let class = M::class(&msg);
+            self.core.enqueue(class, time_ps, order, to, msg);
+        }
+        if batch.bulks.is_empty() {
+            return;
+        }
+        let Self { model, core } = self;
+        let result = panics::catch(|| {
+            for sent in batch.bulks.drain(..) {
+                absorb(model, core, sent);
+            }
+        });
+        if let Err(text) = result {
+            self.panicked(text);
+        }
+    }
+
+    pub fn raise(&mut self, fault: Fault) {
+        self.core.raise(fault);
+    }
+
+    /// The error that stopped this shard, with its place in the event order.
+    pub fn take_error(&mut self) -> Option<(Key, RuntimeError)> {
+        self.core
+            .take_fault()
+            .map(|(key, fault)| (key, fault.named(&self.model)))
+    }
+}
+
+#[inline]
+fn absorb<M: Model>(model: &mut M, core: &mut Core<M>, sent: Sent<M::Bulk>) {
+    let Sent {
+        time_ps,
+        order,
+        from,
+        promise_ps,
+        bulk,
+    } = sent;
+    core.absorbing = Some(Key {
+        time_ps,
+        order,
+        to: from,
+        slot: u32::MAX,
+    });
+    let mut ctx = Ctx {
+        core,
+        now: time_ps,
+        me: from,
+        promise: promise_ps,
+        absorbing: true,
+    };
+    model.absorb(bulk, &mut ctx);
+    core.absorbing = None;
+}

@@ -1,0 +1,163 @@
+//! What one shard counts while it runs. Tallies of shards merge into the run's statistics.
+
+use crate::request::RequestRecord;
+use crate::stats::{CacheCounts, FidelityStats, FineHist, MessageCounts, StageTimes};
+use crate::time::Ps;
+
+/// Sum and count by stage name: few stages, found by address of a static string.
+#[derive(Clone, Debug, Default)]
+struct Stages(Vec<(&'static str, u64, u64)>);
+
+impl Stages {
+    #[inline]
+    fn add(&mut self, stage: &'static str, ps: Ps) {
+        match self.0.iter_mut().find(|s| std::ptr::eq(s.0, stage)) {
+            Some(s) => {
+                s.1 += ps;
+                s.2 += 1;
+            }
+            None => self.0.push((stage, ps, 1)),
+        }
+    }
+
+    fn merge_into(&self, times: &mut StageTimes) {
+        for &(stage, sum, n) in &self.0 {
+            times.add(stage, sum, n);
+        }
+    }
+}
+
+/// Tokens over time, in fixed intervals: throughput of the steady part of a run comes from it.
+#[derive(Clone, Debug, Default)]
+pub struct Timeline {
+    pub tokens: Vec<u64>,
+}
+
+impl Timeline {
+    /// Interval of a timeline.
+    pub const TICK_PS: Ps = 10 * crate::time::PS_PER_MS;
+
+    fn add(&mut self, now: Ps, tokens: u64) {
+        let i = (now / Self::TICK_PS) as usize;
+        if i >= self.tokens.len() {
+            self.tokens.resize(i + 1, 0);
+        }
+        self.tokens[i] += tokens;
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        if other.tokens.len() > self.tokens.len() {
+            self.tokens.resize(other.tokens.len(), 0);
+        }
+        for (a, b) in self.tokens.iter_mut().zip(&other.tokens) {
+            *a += b;
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    pub messages: MessageCounts,
+    pub records: Vec<RequestRecord>,
+    pub offered: u64,
+    pub itl: FineHist,
+    pub cache: CacheCounts,
+    pub fidelity: FidelityStats,
+    decode_stages: Stages,
+    prefill_stages: Stages,
+    pub decode_steps: u64,
+    pub decode_busy_ps: Ps,
+    pub decode_batch_sum: u64,
+    pub prefill_batches: u64,
+    pub prefill_busy_ps: Ps,
+    pub prefill_batch_sum: u64,
+    pub decode_tokens: u64,
+    pub decode_full_tokens: u64,
+    pub decode_full_ps: Ps,
+    pub prefill_tokens: u64,
+    pub prefill_full_tokens: u64,
+    pub prefill_full_ps: Ps,
+    pub prefill_line: Timeline,
+    pub decode_line: Timeline,
+    slot_load_sum: f64,
+    slot_load_max: u64,
+    slot_loads: u64,
+    /// Folded into the digest at the end.
+    pub hash: u64,
+    /// Last event that mattered to a request.
+    pub end_ps: Ps,
+}
+
+impl Tally {
+    pub fn decode_stage(&mut self, stage: &'static str, ps: Ps) {
+        self.decode_stages.add(stage, ps);
+    }
+
+    pub fn prefill_stage(&mut self, stage: &'static str, ps: Ps) {
+        self.prefill_stages.add(stage, ps);
+    }
+
+    /// A step of a group: its duration, requests and tokens; `full` if the load was all in.
+    pub fn decode_step(&mut self, ps: Ps, batch: u32, tokens: u32, full: bool) {
+        self.decode_tokens += u64::from(tokens);
+        if full {
+            self.decode_full_tokens += u64::from(tokens);
+            self.decode_full_ps += ps;
+        }
+        self.decode_steps += 1;
+        self.decode_busy_ps += ps;
+        self.decode_batch_sum += u64::from(batch);
+    }
+
+    /// A batch of a group: its duration, prompts and new tokens; `full` if it used up the token budget.
+    pub fn prefill_batch(&mut self, ps: Ps, requests: u32, tokens: u64, full: bool) {
+        self.prefill_tokens += tokens;
+        if full {
+            self.prefill_full_tokens += tokens;
+            self.prefill_full_ps += ps;
+        }
+        self.prefill_batches += 1;
+        self.prefill_busy_ps += ps;
+        self.prefill_batch_sum += u64::from(requests);
+    }
+
+    pub fn decode_tokens(&mut self, now: Ps, tokens: u32) {
+        self.decode_line.add(now, u64::from(tokens));
+    }
+
+    pub fn prefill_tokens(&mut self, now: Ps, tokens: u64) {
+        self.prefill_line.add(now, tokens);
+    }
+
+    /// Message hashes of phases, from any rank in any order.
+    pub fn fold(&mut self, hash: u64) {
+        self.hash = self.hash.wrapping_add(crate::layout::mix(hash));
+    }
+
+    /// Tokens that a rank's expert slots got in one dispatch.
+    pub fn slot_load(&mut self, per_slot: &[u32]) {
+        for &n in per_slot {
+            self.slot_load_sum += f64::from(n);
+            self.slot_load_max = self.slot_load_max.max(u64::from(n));
+            self.slot_loads += 1;
+        }
+    }
+
+    pub fn ended(&mut self, record: RequestRecord) {
+        self.end_ps = self.end_ps.max(record.end_ps);
+        self.records.push(record);
+    }
+
+    pub fn decode_layer(&self, into: &mut StageTimes) {
+        self.decode_stages.merge_into(into);
+    }
+
+    pub fn prefill_layer(&self, into: &mut StageTimes) {
+        self.prefill_stages.merge_into(into);
+    }
+
+    /// (largest, sum, count) of tokens per expert slot.
+    pub fn slot_loads(&self) -> (u64, f64, u64) {
+        (self.slot_load_max, self.slot_load_sum, self.slot_loads)
+    }
+}

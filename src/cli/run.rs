@@ -1,0 +1,83 @@
+//! `supernode run`: launches the machine of a scenario, serves its workload, and prints the report.
+
+use std::path::PathBuf;
+
+use supernode_actors::launch::Flow;
+
+use super::interrupt::{self, Running};
+use super::output;
+use super::progress::Bar;
+use super::scenario_args::ScenarioArgs;
+use crate::error::{Error, Result};
+use crate::run::Prepared;
+
+/// Launch a machine, serve a workload on it, and report
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  supernode run                                              the default workload, 384 NPUs
+  supernode run scenario.toml --json report.json             a scenario, and its report for programs
+  supernode run --workload trace.jsonl.gz --copies 8         a trace, superposed eight times
+  supernode run --workload trace.csv --speed 2x --for 60s    one minute of a trace at double speed
+  supernode run --set decode.microbatch=off --seed 7         any key of the scenario
+  supernode run --fidelity message --requests 200            every activation message routed
+
+Ctrl-C ends the run and reports what there is so far; a second one ends at once.
+Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 stopped by Ctrl-C.")]
+pub struct Args {
+    #[command(flatten)]
+    scenario: ScenarioArgs,
+
+    /// Threads that share the machine; results do not depend on it [default: one per core, at most 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    shards: Option<u32>,
+
+    /// Write the report as JSON to this file ("-": to standard output, instead of the table)
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// No progress bar and no table
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// More shards than this seldom pay for the windows they wait in.
+const DEFAULT_SHARDS_MAX: usize = 2;
+
+pub fn default_shards() -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    cores.min(DEFAULT_SHARDS_MAX) as u32
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    if let Some(path) = &args.json {
+        output::check("--json", path)?;
+    }
+    interrupt::listen()?;
+    let prepared = Prepared::new(args.scenario.load()?)?;
+    let bar = Bar::new(args.quiet, prepared.requests());
+    let running = Running::new();
+    let report = prepared.run(
+        args.shards.unwrap_or_else(default_shards),
+        &mut |progress| {
+            bar.show(progress);
+            if running.stop_asked() {
+                Flow::Stop
+            } else {
+                Flow::Continue
+            }
+        },
+    );
+    drop(bar);
+    let report = report?;
+    let json_to_stdout = args.json.as_deref().is_some_and(output::is_stdout);
+    if !args.quiet && !json_to_stdout {
+        output::stdout(&report.to_table())?;
+    }
+    if let Some(path) = &args.json {
+        output::to(path, "the report", &report.to_json())?;
+    }
+    if report.partial {
+        return Err(Error::Interrupted);
+    }
+    Ok(())
+}

@@ -1,0 +1,11 @@
+//! Supernode: a virtual CloudMatrix384 serving a large language model in messages between actors.
+//!
+//! This crate is what a person touches: the command line, scenario files, workloads and reports. The
+//! machine itself is in `supernode-actors`, its parts and wiring in `supernode-topology`.
+
+pub mod cli;
+pub mod error;
+pub mod report;
+pub mod run;
+pub mod scenario;
+pub mod workload;

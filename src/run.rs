@@ -1,0 +1,125 @@
+//! From a scenario to a report, without printing: what every command that runs scenarios shares.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use supernode_actors::launch::{Flow, Launch, LaunchError, Load, Progress, RunError, Supernode};
+use supernode_actors::model::ModelSpec;
+use supernode_topology::Machine;
+
+use crate::error::{Error, Result};
+use crate::report::{Inputs, Offered, Report};
+use crate::scenario::{Scenario, looks_like_path};
+use crate::workload::{self, Source};
+
+/// A scenario whose machine, model and workload have been read and found good.
+#[derive(Debug)]
+pub struct Prepared {
+    pub scenario: Scenario,
+    pub machine: Arc<Machine>,
+    pub model: ModelSpec,
+    load: Load,
+    source: Source,
+    notes: Vec<String>,
+}
+
+impl Prepared {
+    pub fn new(scenario: Scenario) -> Result<Self> {
+        let machine = machine(&scenario.machine)?;
+        let model = model(&scenario.model)?;
+        let workload = workload::build(&scenario, &model)?;
+        tracing::debug!(
+            requests = workload.load.requests.len(),
+            source = workload.source.name,
+            "workload"
+        );
+        Ok(Self {
+            scenario,
+            machine: Arc::new(machine),
+            model,
+            load: workload.load,
+            source: workload.source,
+            notes: workload.notes,
+        })
+    }
+
+    /// Requests that will be offered.
+    pub fn requests(&self) -> u64 {
+        self.load.requests.len() as u64
+    }
+
+    /// Launches, runs to the end (or to where `observe` stops it) and reports.
+    pub fn run(self, shards: u32, observe: &mut dyn FnMut(&Progress) -> Flow) -> Result<Report> {
+        let started = Instant::now();
+        let offered: Vec<Offered> = self
+            .load
+            .requests
+            .iter()
+            .map(|r| Offered {
+                arrival_ps: r.arrival_ps,
+                prompt_tokens: r.prompt_tokens,
+                output_tokens: r.output_tokens,
+            })
+            .collect();
+        let concurrency = self.load.concurrency;
+        let int8_tops_per_npu = int8_tops_per_npu(&self.machine);
+        let mut supernode = Supernode::launch(Launch {
+            machine: self.machine,
+            model: self.model,
+            serving: self.scenario.serving(),
+            calibration: supernode_actors::compute::Calibration::builtin(),
+            seed: self.scenario.seed,
+            shards,
+            load: self.load,
+        })
+        .map_err(|LaunchError::Config(why)| Error::user(why))?;
+        tracing::debug!(seconds = started.elapsed().as_secs_f64(), "launched");
+        let ended = supernode
+            .run(observe)
+            .map_err(|RunError::Broken(why)| Error::failed(format!("the run failed: {why}")))?;
+        let stats = supernode.stats();
+        Ok(Report::new(&Inputs {
+            stats: &stats,
+            ended,
+            seed: self.scenario.seed,
+            machine: &self.scenario.machine,
+            model: &self.scenario.model,
+            slo: &self.scenario.slo,
+            source: &self.source,
+            offered: &offered,
+            concurrency,
+            notes: &self.notes,
+            prefill_instances: self.scenario.prefill.instances,
+            decode_instances: self.scenario.decode.instances,
+            int8_tops_per_npu,
+            wall_s: started.elapsed().as_secs_f64(),
+        }))
+    }
+}
+
+/// A built-in machine, or one from a file.
+pub fn machine(name: &str) -> Result<Machine> {
+    Machine::resolve(name).map_err(|e| Error::user(e.to_string()))
+}
+
+fn int8_tops_per_npu(machine: &Machine) -> f64 {
+    machine.spec.die.int8_tops * f64::from(machine.dies_per_npu())
+}
+
+/// A built-in model, or one from a file.
+pub fn model(name: &str) -> Result<ModelSpec> {
+    if let Some(model) = ModelSpec::builtin(name) {
+        return Ok(model);
+    }
+    if !looks_like_path(name) && !Path::new(name).exists() {
+        return Err(Error::user(format!(
+            "model = {name:?}: unknown model, expected {} or the path of a model file (TOML)",
+            ModelSpec::BUILTIN.join(", ")
+        )));
+    }
+    let text = std::fs::read_to_string(name)
+        .map_err(|e| Error::user(format!("model file {name}: {e}")))?;
+    ModelSpec::from_toml(&text)
+        .map_err(|why| Error::user(format!("model file {name}: {}", why.trim_end())))
+}

@@ -1,0 +1,427 @@
+//! Reading a scenario: the file, then what the command line sets on top of it, then the check of every value.
+//! Each key remembers where it was set, so that a wrong value is reported at its place.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::de::DeTable;
+use toml::{Table, Value};
+
+use super::{Scenario, check, keys};
+use crate::error::{Error, Result};
+
+/// Larger scenario files than this are a mistake.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// Collects what makes up a scenario. Later settings win over earlier ones and over the file.
+#[derive(Debug, Default)]
+pub struct Loader {
+    table: Table,
+    /// Key path to the place that set it: `file:line` or the option.
+    origins: BTreeMap<String, String>,
+}
+
+impl Loader {
+    /// Starts from the defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Starts from a scenario file.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        let shown = path.display().to_string();
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|f| f.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+            .map_err(|e| Error::user(format!("scenario file {shown}: {e}")))?;
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            return Err(Error::user(format!(
+                "scenario file {shown} is larger than {} MiB: is it a scenario? (workloads go with --workload)",
+                FILE_BYTES_MAX >> 20
+            )));
+        }
+        let text = String::from_utf8(bytes).map_err(|e| {
+            Error::user(format!(
+                "scenario file {shown} is not UTF-8 text (byte {}): is it a scenario? (workloads go with --workload)",
+                e.utf8_error().valid_up_to()
+            ))
+        })?;
+        Self::from_text(&shown, &text, path.parent().unwrap_or(Path::new("")))
+    }
+
+    /// Starts from the text of a scenario; `name` is what messages call it, and paths in it are relative to
+    /// `dir`.
+    pub fn from_text(name: &str, text: &str, dir: &Path) -> Result<Self> {
+        let at = |span: Option<Range<usize>>| {
+            let (line, column) = place(text, span.map_or(0, |s| s.start));
+            format!("{name}:{line}:{column}")
+        };
+        let document = DeTable::parse(text)
+            .map_err(|e| Error::user(format!("{}: {}", at(e.span()), one_line(e.message()))))?;
+        let mut entries = Vec::new();
+        flatten(document.get_ref(), "", &mut entries);
+        for e in &entries {
+            if keys::find(&e.path).is_none() {
+                let advice = keys::advice(&e.path);
+                return Err(Error::user(format!(
+                    "{}: unknown key {}: {advice}",
+                    at(Some(e.key.clone())),
+                    e.path
+                )));
+            }
+        }
+        // Types, while the places are known.
+        toml::from_str::<Scenario>(text).map_err(|e| {
+            let inside = |entry: &&Entry| {
+                e.span()
+                    .is_some_and(|s| entry.value.start <= s.start && s.end <= entry.value.end)
+            };
+            let key = entries
+                .iter()
+                .filter(inside)
+                .min_by_key(|x| x.value.len())
+                .map(|x| x.path.as_str());
+            Error::user(format!(
+                "{}: {}{}",
+                at(e.span()),
+                prefix(key),
+                humane(e.message())
+            ))
+        })?;
+        let mut table: Table = toml::from_str(text)
+            .map_err(|e| Error::user(format!("{}: {}", at(e.span()), e.message())))?;
+        relocate(&mut table, dir);
+        let origins = entries
+            .into_iter()
+            .map(|e| {
+                let (line, _) = place(text, e.key.start);
+                (e.path, format!("{name}:{line}"))
+            })
+            .collect();
+        Ok(Self { table, origins })
+    }
+
+    /// `--set key=value`: the value is TOML, and a bare word is a string.
+    pub fn set(&mut self, assignment: &str) -> Result<()> {
+        let Some((key, raw)) = assignment.split_once('=') else {
+            return Err(Error::user(format!(
+                "--set {assignment}: expected key=value, such as --set decode.max_batch_per_npu=96"
+            )));
+        };
+        let (key, raw) = (key.trim(), raw.trim());
+        let Some(known) = keys::find(key) else {
+            return Err(Error::user(format!(
+                "--set {assignment}: unknown key {key}: {}",
+                keys::advice(key)
+            )));
+        };
+        if raw.is_empty() {
+            return Err(Error::user(format!(
+                "--set {assignment}: expected a value after the equals sign"
+            )));
+        }
+        let value = match parse_value(raw) {
+            Some(value) if value.is_str() || value.is_table() || !known.string => value,
+            _ => Value::String(raw.to_string()),
+        };
+        self.put(&format!("--set {key}"), key, value)
+    }
+
+    /// A setting that has an option of its own, such as `--seed`.
+    pub fn option(&mut self, option: &str, key: &str, value: impl Into<Value>) -> Result<()> {
+        self.put(option, key, value.into())
+    }
+
+    fn put(&mut self, origin: &str, key: &str, value: Value) -> Result<()> {
+        let shown = value.to_string();
+        let mut table = &mut self.table;
+        let mut parts = key.split('.').peekable();
+        while let Some(part) = parts.next() {
+            if parts.peek().is_none() {
+                table.insert(part.to_string(), value);
+                break;
+            }
+            let entry = table
+                .entry(part)
+                .or_insert_with(|| Value::Table(Table::new()));
+            if !entry.is_table() {
+                *entry = Value::Table(Table::new());
+            }
+            table = entry.as_table_mut().expect("made a table above");
+        }
+        Scenario::deserialize(Value::Table(self.table.clone())).map_err(|e| {
+            let why = humane(e.message());
+            Error::user(format!("{origin} = {shown}: {why}"))
+        })?;
+        // What was said below this key before no longer holds.
+        self.origins.retain(|k, _| {
+            !k.strip_prefix(key)
+                .is_some_and(|rest| rest.starts_with('.'))
+        });
+        self.origins.insert(key.to_string(), origin.to_string());
+        Ok(())
+    }
+
+    /// Whether the file or the command line says anything about a key.
+    pub fn has(&self, key: &str) -> bool {
+        self.origins.contains_key(key)
+    }
+
+    /// The scenario, every value checked.
+    pub fn load(self) -> Result<Scenario> {
+        let scenario = Scenario::deserialize(Value::Table(self.table))
+            .map_err(|e| Error::user(format!("scenario: {}", humane(e.message()))))?;
+        check::check(&scenario).map_err(|wrong| {
+            let origin = self
+                .origins
+                .get(wrong.key)
+                .map(|o| match o.strip_prefix("--") {
+                    Some(_) if o.ends_with(wrong.key) => "--set: ".to_string(),
+                    _ => format!("{o}: "),
+                });
+            Error::user(format!("{}{wrong}", origin.unwrap_or_default()))
+        })?;
+        Ok(scenario)
+    }
+}
+
+struct Entry {
+    path: String,
+    key: Range<usize>,
+    value: Range<usize>,
+}
+
+fn flatten(table: &DeTable, prefix: &str, entries: &mut Vec<Entry>) {
+    for (key, value) in table.iter() {
+        let path = if prefix.is_empty() {
+            key.get_ref().to_string()
+        } else {
+            format!("{prefix}.{}", key.get_ref())
+        };
+        entries.push(Entry {
+            path: path.clone(),
+            key: key.span(),
+            value: value.span(),
+        });
+        if let Some(sub) = value.get_ref().as_table() {
+            flatten(sub, &path, entries);
+        }
+    }
+    entries.sort_by_key(|e| e.key.start);
+}
+
+/// Paths in a scenario file are relative to it, so that it can be run from anywhere.
+fn relocate(table: &mut Table, dir: &Path) {
+    let below = |value: &mut Value| {
+        if let Value::String(path) = value
+            && Path::new(path.as_str()).is_relative()
+        {
+            *path = dir.join(&path).display().to_string();
+        }
+    };
+    for (section, key) in [("workload", "file"), ("experts", "load_file")] {
+        if let Some(value) = table.get_mut(section).and_then(|s| s.get_mut(key)) {
+            below(value);
+        }
+    }
+    for key in ["machine", "model"] {
+        if let Some(value) = table.get_mut(key)
+            && value.as_str().is_some_and(looks_like_path)
+        {
+            below(value);
+        }
+    }
+}
+
+/// A name is built in; a path has a directory or the ending of a TOML file.
+pub fn looks_like_path(name: &str) -> bool {
+    name.contains('/') || PathBuf::from(name).extension().is_some_and(|e| e == "toml")
+}
+
+fn parse_value(raw: &str) -> Option<Value> {
+    let mut table: Table = toml::from_str(&format!("v = {raw}")).ok()?;
+    if table.len() == 1 {
+        table.remove("v")
+    } else {
+        None
+    }
+}
+
+/// Line and column, from 1, of a byte.
+fn place(text: &str, byte: usize) -> (usize, usize) {
+    let before = &text.as_bytes()[..byte.min(text.len())];
+    let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+    let start = before
+        .iter()
+        .rposition(|b| *b == b'\n')
+        .map_or(0, |p| p + 1);
+    (
+        line,
+        String::from_utf8_lossy(&before[start..]).chars().count() + 1,
+    )
+}
+
+fn prefix(key: Option<&str>) -> String {
+    key.map_or(String::new(), |k| format!("{k}: "))
+}
+
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Types as a person would name them.
+fn humane(message: &str) -> String {
+    let mut text = one_line(message);
+    for (rust, plain) in [
+        (
+            "expected u32",
+            "expected a whole number from 0 to 4294967295",
+        ),
+        ("expected u64", "expected a whole number, 0 or more"),
+        ("expected f64", "expected a number"),
+        ("expected a boolean", "expected true or false"),
+    ] {
+        text = text.replace(rust, plain);
+    }
+    text
+}
+
+/// "60s", "5m", "1h", "250ms" or plain seconds.
+pub fn duration_s(text: &str) -> std::result::Result<f64, String> {
+    let text = text.trim();
+    let split = text
+        .find(|c: char| c.is_ascii_alphabetic() && c != 'e' && c != 'E')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit.trim() {
+        "" | "s" => 1.0,
+        "ms" => 1e-3,
+        "m" | "min" => 60.0,
+        "h" => 3_600.0,
+        "d" => 86_400.0,
+        _ => return Err("expected a time such as 60s, 250ms, 5m or 1h".into()),
+    };
+    match number.trim().parse::<f64>() {
+        Ok(value) if value.is_finite() && value > 0.0 => Ok(value * factor),
+        _ => Err("expected a time above 0, such as 60s, 250ms, 5m or 1h".into()),
+    }
+}
+
+/// "2x", "0.5x" or a plain factor.
+pub fn speed_factor(text: &str) -> std::result::Result<f64, String> {
+    let number = text.trim().trim_end_matches(['x', 'X']);
+    match number.trim().parse::<f64>() {
+        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
+        _ => Err("expected a factor above 0, such as 2x or 0.5x".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(text: &str) -> String {
+        Loader::from_text("s.toml", text, Path::new(""))
+            .and_then(Loader::load)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn a_wrong_key_or_type_is_reported_at_its_line() {
+        let m = message("seed = 1\n[decode]\nmax_batch = 3\n");
+        assert!(
+            m.starts_with("s.toml:3:1: unknown key decode.max_batch"),
+            "{m}"
+        );
+        let m = message("[prefill]\ninstances = \"many\"\n");
+        assert!(
+            m.starts_with("s.toml:2:13: prefill.instances: invalid type: string \"many\""),
+            "{m}"
+        );
+        assert!(m.contains("expected a whole number"), "{m}");
+        let m = message("[prefill\n");
+        assert!(m.starts_with("s.toml:1:"), "{m}");
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_reported_where_it_was_set() {
+        let m = message("[decode]\n\nmtp_acceptance = 1.5\n");
+        assert!(
+            m.starts_with("s.toml:3: decode.mtp_acceptance = 1.5: "),
+            "{m}"
+        );
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let mut l = Loader::from_text(
+            "s.toml",
+            "seed = 3\n[workload]\nkind = \"open\"\nrate_per_s = 4.0\n",
+            Path::new(""),
+        )
+        .unwrap();
+        l.set("seed=9").unwrap();
+        l.set("workload.duration_s=5").unwrap();
+        l.set("workload.rate_per_s = 2").unwrap();
+        l.set("workload.prompt_tokens.mean=300").unwrap();
+        l.set("workload.prompt_tokens.dist=exponential").unwrap();
+        l.set("experts.balance=perfect").unwrap();
+        let s = l.load().unwrap();
+        assert_eq!((s.seed, s.workload.rate_per_s), (9, Some(2.0)));
+        assert!(
+            matches!(s.workload.prompt_tokens, super::super::Length::Drawn(d) if d.mean == Some(300.0))
+        );
+    }
+
+    #[test]
+    fn a_bare_word_is_a_string_and_a_number_can_be_one() {
+        let mut l = Loader::new();
+        l.set("workload.file=2024").unwrap();
+        l.set("machine=half.toml").unwrap();
+        let s = l.load().unwrap();
+        assert_eq!(
+            (s.workload.file.as_deref(), s.machine.as_str()),
+            (Some("2024"), "half.toml")
+        );
+    }
+
+    #[test]
+    fn paths_in_a_file_are_relative_to_it() {
+        let l = Loader::from_text(
+            "d/s.toml",
+            "machine = \"cloudmatrix384\"\n[workload]\nfile = \"t.jsonl\"\n",
+            Path::new("d"),
+        )
+        .unwrap();
+        let s = l.load().unwrap();
+        assert_eq!(
+            (s.workload.file.as_deref(), s.machine.as_str()),
+            (Some("d/t.jsonl"), "cloudmatrix384")
+        );
+    }
+
+    #[test]
+    fn the_defaults_survive_being_written_and_read() {
+        let text = toml::to_string(&Scenario::default()).unwrap();
+        let l = Loader::from_text("s.toml", &text, Path::new("")).unwrap();
+        assert_eq!(l.load().unwrap(), Scenario::default());
+    }
+
+    #[test]
+    fn times_and_factors_have_units() {
+        assert_eq!(duration_s("60s"), Ok(60.0));
+        assert_eq!(duration_s("1.5h"), Ok(5_400.0));
+        assert_eq!(duration_s("250ms"), Ok(0.25));
+        assert_eq!(duration_s("1e3"), Ok(1_000.0));
+        for wrong in ["", "s", "-1s", "0", "nan", "inf", "3 parsecs"] {
+            assert!(duration_s(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(speed_factor("2x"), Ok(2.0));
+        assert!(speed_factor("fast").is_err() && speed_factor("0x").is_err());
+    }
+}

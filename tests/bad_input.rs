@@ -1,0 +1,436 @@
+//! Bad input is answered with one clear message and exit code 2: no panic, no backtrace.
+
+mod common;
+
+use common::{file, gzip, refused, supernode, text};
+use tempfile::tempdir;
+
+const GOOD: &str =
+    "{\"timestamp\": 0, \"input_length\": 600, \"output_length\": 3, \"hash_ids\": [0, 1]}\n";
+
+#[test]
+fn an_unknown_key_is_named_with_the_nearest_known_one() {
+    let dir = tempdir().unwrap();
+    let scenario = file(
+        &dir,
+        "s.toml",
+        "seed = 1\n\n[prefill]\ninstances = 6\nnpu_per_instance = 16\n",
+    );
+    refused(
+        &["run", &scenario],
+        &[
+            "s.toml:5:1: unknown key prefill.npu_per_instance",
+            "did you mean prefill.npus_per_instance?",
+            "[prefill] accepts ",
+        ],
+    );
+    let scenario = file(&dir, "t.toml", "[prefil]\ninstances = 6\n");
+    refused(
+        &["run", &scenario],
+        &[
+            "t.toml:1:2: unknown key prefil",
+            "did you mean prefill?",
+            "a scenario accepts ",
+        ],
+    );
+    refused(
+        &["run", "--set", "decode.max_batch=96"],
+        &[
+            "--set decode.max_batch=96: unknown key",
+            "max_batch_per_npu",
+        ],
+    );
+    refused(
+        &["run", "--set", "ttft_ms=96"],
+        &["did you mean slo.ttft_ms?"],
+    );
+    refused(
+        &["run", "--set", "seed"],
+        &["--set seed: expected key=value"],
+    );
+    refused(&["run", "--set", "seed="], &["expected a value"]);
+}
+
+#[test]
+fn a_wrong_type_is_named_with_its_place_and_what_is_expected() {
+    let dir = tempdir().unwrap();
+    for (content, place, expected) in [
+        (
+            "[prefill]\ninstances = \"six\"\n",
+            "s.toml:2:13: prefill.instances",
+            "whole number",
+        ),
+        (
+            "[decode]\nmtp_acceptance = true\n",
+            "s.toml:2:18: decode.mtp_acceptance",
+            "expected a number",
+        ),
+        (
+            "[cache]\nenabled = 1\n",
+            "s.toml:2:11: cache.enabled",
+            "expected true or false",
+        ),
+        (
+            "[experts]\nbalance = \"best\"\n",
+            "s.toml:2:11: experts.balance",
+            "`none`, `eplb`, `perfect`",
+        ),
+        (
+            "[prefill]\ninstances = -1\n",
+            "s.toml:2:13: prefill.instances",
+            "whole number",
+        ),
+        ("prefill = 3\n", "s.toml:1:11: prefill", "expected"),
+        ("seed = \n", "s.toml:1:8", ""),
+        ("[prefill\n", "s.toml:1:", ""),
+        ("seed = 1\nseed = 2\n", "s.toml:2:1", "duplicate"),
+    ] {
+        let scenario = file(&dir, "s.toml", content);
+        refused(&["run", &scenario], &[place, expected]);
+    }
+    refused(
+        &["run", "--set", "decode.max_batch_per_npu=lots"],
+        &["--set decode.max_batch_per_npu", "lots", "whole number"],
+    );
+    refused(
+        &["run", "--set", "experts.balance=best"],
+        &["best", "`eplb`"],
+    );
+}
+
+#[test]
+fn zero_and_absurd_sizes_are_refused_with_the_range() {
+    for (set, expected) in [
+        (
+            "prefill.instances=0",
+            "prefill.instances = 0: expected a whole number from 1",
+        ),
+        (
+            "decode.npus_per_instance=0",
+            "decode.npus_per_instance = 0: expected",
+        ),
+        (
+            "decode.max_batch_per_npu=0",
+            "decode.max_batch_per_npu = 0: expected",
+        ),
+        (
+            "prefill.batch_tokens_per_npu=0",
+            "prefill.batch_tokens_per_npu = 0: expected",
+        ),
+        (
+            "prefill.instances=4000000000",
+            "prefill.instances = 4000000000: expected",
+        ),
+        (
+            "prefill.instances=99999999999",
+            "prefill.instances = 99999999999",
+        ),
+        ("cache.block_tokens=0", "cache.block_tokens = 0: expected"),
+        (
+            "cache.dram_gb_per_node=-5",
+            "cache.dram_gb_per_node = -5: expected",
+        ),
+        ("slo.ttft_ms=nan", "slo.ttft_ms = NaN: expected"),
+        (
+            "decode.mtp_acceptance=1.2",
+            "decode.mtp_acceptance = 1.2: expected a number from 0 to 1",
+        ),
+        ("workload.speed=1e300", "workload.speed = "),
+        (
+            "workload.requests=99999999999",
+            "workload.requests = 99999999999: expected",
+        ),
+        (
+            "workload.output_tokens=0",
+            "workload.output_tokens = 0: expected",
+        ),
+    ] {
+        refused(&["run", "--set", set], &[expected]);
+    }
+}
+
+#[test]
+fn a_workload_that_lacks_what_it_needs_says_what() {
+    refused(
+        &["run", "--set", "workload.kind=open"],
+        &["workload.kind", "workload.rate_per_s"],
+    );
+    refused(
+        &[
+            "run",
+            "--set",
+            "workload.kind=open",
+            "--set",
+            "workload.rate_per_s=3",
+        ],
+        &["--requests or --for"],
+    );
+    refused(
+        &["run", "--set", "workload.kind=closed"],
+        &["workload.concurrency_per_npu"],
+    );
+    refused(
+        &[
+            "run",
+            "--set",
+            "workload.kind=closed",
+            "--set",
+            "workload.concurrency_per_npu=4",
+            "--for",
+            "3s",
+        ],
+        &["workload.duration_s", "workload.requests"],
+    );
+    refused(
+        &[
+            "run",
+            "--set",
+            "workload.prompt_tokens={dist=\"lognormal\"}",
+        ],
+        &["workload.prompt_tokens", "needs mean"],
+    );
+}
+
+#[test]
+fn a_line_that_does_not_parse_is_named_with_what_was_expected() {
+    let dir = tempdir().unwrap();
+    for (name, content, expected) in [
+        ("a.jsonl", format!("{GOOD}{{\"timestamp\": 3, oops\n"), &["a.jsonl:2:18: not a JSON object", "expected"][..]),
+        ("b.jsonl", GOOD.replace("600", "\"many\""), &["b.jsonl:1:18: input_length: found \"many\", expected a whole number of tokens"]),
+        ("c.jsonl", GOOD.replace("output_length", "output"), &["c.jsonl:1:", "output_length: missing, expected"]),
+        ("d.jsonl", GOOD.replace("[0, 1]", "[0, -1]"), &["d.jsonl:1:", "hash_ids: found the id -1, expected"]),
+        ("e.jsonl", GOOD.replace("[0, 1]", "[0, 1, 2]"), &["e.jsonl:1: hash_ids: found 3 ids for 600 tokens, expected at most 2"]),
+        ("f.jsonl", GOOD.replace(": 0,", ": -7,"), &["f.jsonl:1: timestamp: found -7, expected"]),
+        ("g.jsonl", GOOD.replace("600", "-600"), &["g.jsonl:1:", "input_length: found -600"]),
+        ("h.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,374,44\nnoon,1,2\n".into(), &["h.csv:3:1: TIMESTAMP: found noon, expected a time"]),
+        ("i.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,x,44\n".into(), &["i.csv:2:24: ContextTokens: found x, expected a whole number of tokens"]),
+        ("j.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,374\n".into(), &["j.csv:2:1: found 2 fields, expected 3"]),
+        ("k.csv", "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n-1,GPT-4,1,2,3,API log\n".into(), &["k.csv:2:1: Timestamp: found -1, expected seconds"]),
+        ("l.txt", "hello, world\n".into(), &["l.txt is of no known format", "hello, world", "Mooncake", "Azure", "BurstGPT", "ServeGen"]),
+        ("m.jsonl", "{\"client_id\": 1}\n".into(), &["m.jsonl:1:", "missing field", "ServeGen client"]),
+    ] {
+        let path = file(&dir, name, content);
+        refused(&["run", "--workload", &path], expected);
+        refused(&["workload", "describe", &path], expected);
+    }
+}
+
+#[test]
+fn an_empty_trace_is_refused() {
+    let dir = tempdir().unwrap();
+    for (name, content, expected) in [
+        ("empty.jsonl", Vec::new(), "is empty"),
+        ("blank.jsonl", b"\n\n  \n".to_vec(), "is empty"),
+        ("empty.gz", gzip(b""), "is empty"),
+        (
+            "header.csv",
+            b"TIMESTAMP,ContextTokens,GeneratedTokens\n".to_vec(),
+            "has no requests",
+        ),
+        (
+            "nothing.jsonl",
+            GOOD.replace(": 3,", ": 0,").into_bytes(),
+            "all of its 1 requests have no input or no output tokens",
+        ),
+    ] {
+        let path = file(&dir, name, content);
+        refused(&["run", "--workload", &path], &[name, expected]);
+    }
+    let dir_path = dir.path().join("folder");
+    std::fs::create_dir(&dir_path).unwrap();
+    refused(
+        &["run", "--workload", dir_path.to_str().unwrap()],
+        &["folder", "chunk-N-trace.csv"],
+    );
+}
+
+#[test]
+fn a_cut_that_leaves_nothing_is_refused() {
+    let dir = tempdir().unwrap();
+    let path = file(
+        &dir,
+        "t.jsonl",
+        format!("{GOOD}{}", GOOD.replace(": 0,", ": 9000,")),
+    );
+    refused(
+        &["run", "--workload", &path, "--set", "workload.start_s=100"],
+        &["workload.start_s = 100", "9.0 s"],
+    );
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    for args in [
+        &["run", "nowhere/scenario.toml"][..],
+        &["run", "--workload", "nowhere/trace.jsonl"],
+        &["workload", "describe", "nowhere/trace.jsonl"],
+        &["run", "--set", "model=nowhere/model.toml"],
+        &["run", "--set", "machine=nowhere/machine.toml"],
+        &["topology", "--machine", "nowhere/machine.toml"],
+    ] {
+        refused(args, &["nowhere/", "No such file"]);
+    }
+    refused(&["run", "--set", "model=gpt-9"], &["gpt-9", "deepseek-r1"]);
+    refused(
+        &["run", "--set", "machine=cray"],
+        &["cray", "cloudmatrix384"],
+    );
+    let dir = tempdir().unwrap();
+    refused(&["run", dir.path().to_str().unwrap()], &["directory"]);
+}
+
+#[test]
+fn a_truncated_or_foreign_file_is_named() {
+    let dir = tempdir().unwrap();
+    let mut packed = gzip(GOOD.repeat(5_000).as_bytes());
+    packed.truncate(packed.len() / 2);
+    let path = file(&dir, "half.jsonl.gz", &packed);
+    refused(
+        &["run", "--workload", &path],
+        &["half.jsonl.gz", "truncated"],
+    );
+    let path = file(&dir, "head.gz", [0x1f, 0x8b, 8]);
+    refused(&["run", "--workload", &path], &["head.gz", "truncated"]);
+    let path = file(&dir, "t.xz", b"\xfd7zXZ\0rest");
+    refused(&["run", "--workload", &path], &["t.xz is xz data", "xz -d"]);
+    let path = file(&dir, "noise.jsonl", [b'{', 0xff, 0xfe, 0x00, b'\n']);
+    refused(
+        &["run", "--workload", &path],
+        &["noise.jsonl:1:2: not UTF-8"],
+    );
+    let path = file(&dir, "noise.toml", [0xff, 0xfe, 0x00]);
+    refused(&["run", &path], &["noise.toml is not UTF-8"]);
+    // A trace in the place of the scenario.
+    let path = file(&dir, "trace.jsonl", GOOD);
+    refused(&["run", &path], &["trace.jsonl:1:"]);
+}
+
+#[test]
+fn an_unknown_address_is_named() {
+    refused(
+        &["topology", "list", "node99"],
+        &["node99", "node0 to node47"],
+    );
+    refused(&["topology", "list", "node[1"], &["node[1"]);
+    refused(
+        &["topology", "route", "node0/npu0/die0", "node0/npu9/die0"],
+        &["npu9"],
+    );
+    refused(
+        &["topology", "route", "node0/npu0/die0", "node1"],
+        &["node1", "one part is wanted"],
+    );
+    refused(
+        &[
+            "topology",
+            "route",
+            "node0/npu0/die0",
+            "node1/npu0/die0",
+            "--avoid",
+            "plane9",
+        ],
+        &["plane9"],
+    );
+    refused(
+        &[
+            "topology",
+            "route",
+            "node0/npu0/die0",
+            "node1/npu0/die0",
+            "--avoid",
+            "node1/l1.*",
+        ],
+        &["no UB route"],
+    );
+}
+
+#[test]
+fn a_layout_that_does_not_fit_is_refused_with_the_sum() {
+    let refused =
+        |set: &str, expected: &[&str]| refused(&["run", "--requests", "2", "--set", set], expected);
+    refused(
+        "machine=mini",
+        &[
+            "prefill.instances",
+            "6 x 16",
+            "1 x 160",
+            "256 NPUs",
+            "`mini` has 16",
+        ],
+    );
+    refused(
+        "decode.npus_per_instance=100000",
+        &["1 x 100000", "`cloudmatrix384` has 384"],
+    );
+    // More experts than the dies can hold, by number and by memory.
+    refused(
+        "experts.redundant=100000",
+        &[
+            "256 routed experts, 100000 redundant",
+            "320 dies",
+            "314 experts a die",
+        ],
+    );
+    refused(
+        "decode.npus_per_instance=1",
+        &[
+            "decode die does not fit in its 64 GB of HBM",
+            "160 experts a layer",
+            "435.2 GB",
+        ],
+    );
+    refused("cache.nodes=1000", &["cache.nodes = 1000", "48 nodes"]);
+}
+
+#[test]
+fn more_shards_than_nodes_are_refused() {
+    refused(
+        &["run", "--requests", "2", "--shards", "100"],
+        &["shards = 100", "48 nodes"],
+    );
+}
+
+#[test]
+fn wrong_options_are_usage_errors() {
+    for args in [
+        &[][..],
+        &["fly"],
+        &["run", "--colour"],
+        &["run", "--shards", "0"],
+        &["run", "--speed", "fast"],
+        &["run", "--for", "yesterday"],
+        &["run", "--requests", "0"],
+        &["run", "--seed", "-1"],
+        &["run", "--fidelity", "perfect"],
+        &["workload", "generate", "--rate", "nan"],
+        &["workload", "generate", "--kind", "nonsense"],
+        &[
+            "topology",
+            "route",
+            "node0/npu0/die0",
+            "node1/npu0/die0",
+            "--plane",
+            "astral",
+        ],
+    ] {
+        let out = supernode(args);
+        assert_eq!(out.status.code(), Some(2), "{args:?}");
+        assert!(out.stdout.is_empty() && !out.stderr.is_empty(), "{args:?}");
+        assert!(!text(&out.stderr).contains("panicked"), "{args:?}");
+    }
+    refused(
+        &["run", "--json", "nowhere/r.json"],
+        &["--json nowhere/r.json", "no directory nowhere"],
+    );
+}
+
+#[test]
+fn a_wrong_log_filter_is_refused() {
+    let out = common::command()
+        .args(["schema"])
+        .env("RUST_LOG", "supernode=loud")
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), Some(2));
+    assert!(text(&out.stderr).contains("RUST_LOG"));
+}
