@@ -13,6 +13,7 @@ use crate::compute::Calibration;
 use crate::config::Serving;
 use crate::cpu::{Cpu, Home, Source, Store};
 use crate::die::{Die, Part as DiePart};
+use crate::fabric::Fabric;
 use crate::fabric::{Board, Paths};
 use crate::layout::{Group, Layout};
 use crate::message::Msg;
@@ -21,7 +22,7 @@ use crate::runtime::{self, RuntimeConfig, RuntimeError, Simulation, Transport};
 use crate::stats::RunStats;
 use crate::tally::Tally;
 use crate::time::Ps;
-use crate::world::{Fabric, Shared, World};
+use crate::world::{Shared, World};
 
 /// Which part of serving a workload exercises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

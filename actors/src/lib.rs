@@ -7,6 +7,7 @@ pub mod compute;
 pub mod config;
 pub mod cpu;
 pub mod die;
+pub mod env;
 pub mod experts;
 pub mod fabric;
 pub mod launch;

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
 
 use crate::die::Placer;
+use crate::env::Env;
 use crate::launch::Phase;
 use crate::message::{Claim, Msg, Prompt};
 use crate::request::{Outcome, Prefix, RequestRecord, RequestSpec};
 use crate::runtime::Actor;
 use crate::time::Ps;
-use crate::world::{Env, Shared};
+use crate::world::Shared;
 
 /// A request that is in the machine.
 #[derive(Debug)]

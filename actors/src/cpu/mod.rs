@@ -7,9 +7,9 @@ mod store;
 pub use home::{Home, Source};
 pub use store::Store;
 
+use crate::env::Env;
 use crate::message::Msg;
 use crate::runtime::Actor;
-use crate::world::Env;
 
 /// A CPU actor.
 #[derive(Debug)]

@@ -2,10 +2,11 @@
 //! that every write goes through to.
 
 use crate::die::WARM;
+use crate::env::Env;
 use crate::message::{Lookup, LookupReply, Msg, ReadBlocks};
 use crate::runtime::Actor;
 use crate::time::{Ps, ps_from_s};
-use crate::world::{Env, Shared};
+use crate::world::Shared;
 
 use super::lru::Lru;
 

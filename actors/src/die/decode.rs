@@ -9,12 +9,14 @@
 
 use crate::compute::{MicrobatchLoad, Share};
 use crate::config::Balance;
+use crate::env::Env;
 use crate::experts::Dealer;
 use crate::fabric::Receipt;
+use crate::fabric::{BySlot, PhaseOut, Returned};
 use crate::message::{Claim, Msg};
 use crate::runtime::Actor;
 use crate::time::{Ps, ps_from_us};
-use crate::world::{BySlot, Env, PhaseOut, Returned, Shared};
+use crate::world::Shared;
 
 use super::decode_root::{DecodeRoot, Report};
 use super::placer::Placer;

@@ -5,10 +5,11 @@
 
 use crate::compute::{MicrobatchLoad, Share};
 use crate::config::Microbatch;
+use crate::env::Env;
 use crate::message::Msg;
 use crate::runtime::Actor;
 use crate::time::{Ps, ps_from_us};
-use crate::world::{Env, Shared};
+use crate::world::Shared;
 
 use super::calibrate::{Calibrator, Condition, Verdict};
 

@@ -14,10 +14,11 @@ pub use placer::Placer;
 pub use prefill::PrefillRank;
 pub use prefill_root::WARM;
 
+use crate::env::Env;
 use crate::layout::Role;
 use crate::message::Msg;
 use crate::runtime::Actor;
-use crate::world::{Env, Shared};
+use crate::world::Shared;
 
 /// A die actor.
 #[derive(Debug)]

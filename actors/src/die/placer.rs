@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::env::Env;
 use crate::message::{Claim, Msg};
 use crate::runtime::Actor;
-use crate::world::Env;
 
 /// Most dies asked in one round.
 const CHOICES_MAX: u32 = 32;

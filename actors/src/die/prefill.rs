@@ -10,12 +10,14 @@ use std::collections::BTreeMap;
 
 use crate::compute::{PrefillLoad, Share};
 use crate::config::{Balance, KvPlane};
+use crate::env::Env;
 use crate::experts::Dealer;
+use crate::fabric::{BySlot, PhaseOut, Returned, ToEach};
 use crate::launch::Phase;
 use crate::message::{BatchPart, BatchWork, Claim, Handoff, LookupReply, Msg, Plane, Prompt};
 use crate::runtime::Actor;
 use crate::time::{Ps, ps_from_s, ps_from_us};
-use crate::world::{BySlot, Env, PhaseOut, Returned, Shared, ToEach};
+use crate::world::Shared;
 
 use super::decode::{combine_bytes, dispatch_bytes};
 use super::placer::Placer;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::config::CachePlane;
+use crate::env::Env;
 use crate::layout::mix;
 use crate::message::{
     BatchPart, BatchWork, BlockRead, Handoff, Lookup, LookupReply, Msg, Prompt, ReadBlocks,
@@ -11,7 +12,7 @@ use crate::message::{
 use crate::request::Prefix;
 use crate::runtime::Actor;
 use crate::time::Ps;
-use crate::world::{Env, Shared};
+use crate::world::Shared;
 
 use super::calibrate::{Calibrator, Condition, Verdict};
 use super::prefill::load_of;

@@ -3,8 +3,12 @@
 
 mod board;
 mod link;
+mod links;
 mod paths;
+mod phase;
 
 pub use board::{Arrived, Board, PhaseSend, Receipt};
 pub use link::{Direction, Link, Served};
+pub use links::Fabric;
 pub use paths::{BothReaches, PathCost, Paths, PerByte};
+pub use phase::{BySlot, PhaseOut, Returned, ToEach, Units, post};

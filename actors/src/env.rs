@@ -1,0 +1,177 @@
+//! What an actor can do while it handles a message: send small messages and large transfers, set timers, count.
+
+use supernode_topology::ActorId;
+
+use crate::fabric::Fabric;
+use crate::layout::Role;
+use crate::message::{Inbound, Msg, Plane};
+use crate::runtime::{Actor, Ctx};
+use crate::tally::Tally;
+use crate::time::Ps;
+use crate::world::{Shared, World};
+
+/// What an actor can do while it handles a message.
+pub struct Env<'a, 'c> {
+    pub ctx: &'a mut Ctx<'c, World>,
+    pub fabric: &'a mut Fabric,
+    pub tally: &'a mut Tally,
+    pub shared: &'a Shared,
+    /// Who sent the message that is being handled.
+    pub from: Actor,
+}
+impl Env<'_, '_> {
+    pub fn now(&self) -> Ps {
+        self.ctx.now()
+    }
+
+    /// A timer for the actor itself.
+    pub fn after(&mut self, delay_ps: Ps, msg: Msg) {
+        let me = self.ctx.me();
+        self.ctx.send_in(delay_ps, me, msg);
+    }
+
+    pub fn at(&mut self, time_ps: Ps, msg: Msg) {
+        let me = self.ctx.me();
+        self.ctx.send_at(time_ps, me, msg);
+    }
+
+    /// Latency of a small message between two parts.
+    pub fn control_latency_ps(&self, from: Actor, to: Actor) -> Ps {
+        let s = self.shared;
+        let same = s.node_of(from) == s.node_of(to);
+        let cost = if s.is_die(from) && s.is_die(to) {
+            s.paths.npu_npu_write.at(same)
+        } else {
+            s.paths.npu_cpu_write.at(same)
+        };
+        cost.latency_ps + cost.per_byte.ps(u64::from(s.cal.wire.control_bytes))
+    }
+
+    /// Sends a small message over the UB plane. It shares no queue with large transfers (a virtual lane of its own).
+    pub fn control(&mut self, to: Actor, msg: Msg) {
+        self.control_after(0, to, msg);
+    }
+
+    pub fn control_after(&mut self, delay_ps: Ps, to: Actor, msg: Msg) {
+        let me = self.ctx.me();
+        let latency_ps = if to == me {
+            0
+        } else {
+            self.control_latency_ps(me, to)
+        };
+        match msg {
+            Msg::FirstToken { .. } | Msg::Tokens { .. } => self.tally.messages.tokens += 1,
+            _ => self.tally.messages.control += 1,
+        }
+        self.ctx.send_in(delay_ps + latency_ps, to, msg);
+    }
+
+    /// Cost of a large transfer between two parts. A CPU sends to a die because the die reads from it.
+    fn transfer_cost(&self, from: Actor, to: Actor, plane: Plane) -> crate::fabric::PathCost {
+        let s = self.shared;
+        let same = s.node_of(from) == s.node_of(to);
+        match plane {
+            Plane::Rdma => s.paths.rdma,
+            Plane::Vpc => s.paths.vpc,
+            Plane::Ub => match (s.is_die(from), s.is_die(to)) {
+                (true, true) => s.paths.npu_npu_write.at(same),
+                (false, true) => s.paths.npu_cpu_read.at(same),
+                _ => s.paths.npu_cpu_write.at(same),
+            },
+        }
+    }
+
+    /// The port of a part on a plane.
+    fn port(&self, actor: Actor, plane: Plane) -> ActorId {
+        let m = &self.shared.machine;
+        match plane {
+            Plane::Vpc => m.vpc(self.shared.node_of(actor)),
+            Plane::Rdma => m.rdma(self.shared.die_index(actor)),
+            Plane::Ub if self.shared.is_die(actor) => m.die_lane(actor, 0),
+            Plane::Ub => m.cpu_lane(self.shared.cpu_index(actor), 0),
+        }
+    }
+
+    /// Sends `bytes` from the actor itself; `then` is delivered to `to` when the last byte is in.
+    pub fn transfer(&mut self, to: Actor, bytes: u64, plane: Plane, then: Msg) {
+        let me = self.ctx.me();
+        let cost = self.transfer_cost(me, to, plane);
+        let ps = cost.per_byte.ps(bytes);
+        let now = self.now();
+        self.tally.messages.kv_block += 1;
+        if plane == Plane::Ub {
+            let (a, b) = (self.shared.node_of(me), self.shared.node_of(to));
+            if a != b {
+                self.fabric.node_up_bytes[a as usize] += bytes;
+            }
+        }
+        let port = self.port(me, plane);
+        let served = self.fabric.link(port).up.serve(now, ps, bytes);
+        let head_ps = served.start_ps + cost.latency_ps;
+        let inbound = Inbound {
+            bytes,
+            plane,
+            tail_ps: served.end_ps + cost.latency_ps,
+            then,
+        };
+        self.ctx
+            .send_at(head_ps, to, Msg::Inbound(Box::new(inbound)));
+    }
+
+    /// A transfer's first byte is here: its port serves it, and what it carries is delivered after the last.
+    pub fn inbound(&mut self, from: Actor, inbound: Inbound) {
+        let me = self.ctx.me();
+        let Inbound {
+            bytes,
+            plane,
+            tail_ps,
+            then,
+        } = inbound;
+        let cost = self.transfer_cost(from, me, plane);
+        if plane == Plane::Ub {
+            let (a, b) = (self.shared.node_of(from), self.shared.node_of(me));
+            if a != b {
+                self.fabric.node_down_bytes[b as usize] += bytes;
+            }
+            self.serve_board_until_now(me);
+        }
+        let port = self.port(me, plane);
+        let now = self.now();
+        let served = self
+            .fabric
+            .link(port)
+            .down
+            .serve(now, cost.per_byte.ps(bytes), bytes);
+        self.ctx.send_at(served.end_ps.max(tail_ps), me, then);
+    }
+
+    /// Activations that reached this die's lanes before now are ahead of what arrives now.
+    fn serve_board_until_now(&mut self, me: Actor) {
+        if !self.shared.is_die(me) {
+            return;
+        }
+        if let Some((board, rank)) = self.board_of(me) {
+            self.serve_board(board, rank);
+        }
+    }
+
+    fn board_of(&self, die: Actor) -> Option<(u16, u16)> {
+        match self.shared.layout.roles[die as usize] {
+            Role::Idle => None,
+            Role::Prefill { group, rank } => Some((group, rank)),
+            Role::Decode { group, rank } => {
+                Some((self.shared.layout.prefill.len() as u16 + group, rank))
+            }
+        }
+    }
+
+    /// Lets this die's lanes serve all that its board has posted for it up to now.
+    pub fn serve_board(&mut self, board: u16, rank: u16) {
+        let now = self.now();
+        let me = self.ctx.me();
+        let lane = self.shared.machine.die_lane(me, 0);
+        let fabric = &mut *self.fabric;
+        let direction = &mut fabric.links[(lane.0 - fabric.first_link) as usize].down;
+        fabric.boards[board as usize].serve(rank, now, direction);
+    }
+}
