@@ -4,7 +4,7 @@ use supernode_topology::ActorId;
 
 use crate::fabric::Fabric;
 use crate::layout::Role;
-use crate::message::{Inbound, Msg, Plane};
+use crate::message::{Copying, Inbound, Msg, Plane};
 use crate::runtime::{Actor, Ctx};
 use crate::tally::Tally;
 use crate::time::Ps;
@@ -67,13 +67,20 @@ impl Env<'_, '_> {
     }
 
     /// Cost of a large transfer between two parts. A CPU sends to a die because the die reads from it.
-    fn transfer_cost(&self, from: Actor, to: Actor, plane: Plane) -> crate::fabric::PathCost {
+    fn transfer_cost(
+        &self,
+        from: Actor,
+        to: Actor,
+        plane: Plane,
+        read: bool,
+    ) -> crate::fabric::PathCost {
         let s = self.shared;
         let same = s.node_of(from) == s.node_of(to);
         match plane {
             Plane::Rdma => s.paths.rdma,
             Plane::Vpc => s.paths.vpc,
             Plane::Ub => match (s.is_die(from), s.is_die(to)) {
+                (true, true) if read => s.paths.npu_npu_read.at(same),
                 (true, true) => s.paths.npu_npu_write.at(same),
                 (false, true) => s.paths.npu_cpu_read.at(same),
                 _ => s.paths.npu_cpu_write.at(same),
@@ -94,8 +101,21 @@ impl Env<'_, '_> {
 
     /// Sends `bytes` from the actor itself; `then` is delivered to `to` when the last byte is in.
     pub fn transfer(&mut self, to: Actor, bytes: u64, plane: Plane, then: Msg) {
+        let read = !self.shared.is_die(self.ctx.me());
+        self.transfer_by(to, bytes, plane, read, then);
+    }
+
+    /// Sends the actor's own bytes because another part asked for a copy.
+    pub fn copy(&mut self, c: Copying) {
+        let then = Msg::Copied {
+            started_ps: self.now(),
+        };
+        self.transfer_by(c.to, c.bytes, Plane::Ub, c.read, then);
+    }
+
+    fn transfer_by(&mut self, to: Actor, bytes: u64, plane: Plane, read: bool, then: Msg) {
         let me = self.ctx.me();
-        let cost = self.transfer_cost(me, to, plane);
+        let cost = self.transfer_cost(me, to, plane, read);
         let ps = cost.per_byte.ps(bytes);
         let now = self.now();
         self.tally.messages.kv_block += 1;
@@ -111,6 +131,7 @@ impl Env<'_, '_> {
         let inbound = Inbound {
             bytes,
             plane,
+            read,
             tail_ps: served.end_ps + cost.latency_ps,
             then,
         };
@@ -124,10 +145,11 @@ impl Env<'_, '_> {
         let Inbound {
             bytes,
             plane,
+            read,
             tail_ps,
             then,
         } = inbound;
-        let cost = self.transfer_cost(from, me, plane);
+        let cost = self.transfer_cost(from, me, plane, read);
         if plane == Plane::Ub {
             let (a, b) = (self.shared.node_of(from), self.shared.node_of(me));
             if a != b {

@@ -16,7 +16,8 @@ use crate::die::{Die, Part as DiePart};
 use crate::fabric::Fabric;
 use crate::fabric::{Board, Paths};
 use crate::layout::{Group, Layout};
-use crate::message::Msg;
+use crate::message::{Copying, Msg};
+use crate::model::ModelSpec;
 use crate::request::RequestSpec;
 use crate::runtime::{self, RuntimeConfig, RuntimeError, Simulation, Transport};
 use crate::stats::RunStats;
@@ -50,7 +51,7 @@ pub struct Load {
 #[derive(Clone, Debug)]
 pub struct Launch {
     pub machine: Arc<Machine>,
-    pub model: crate::model::ModelSpec,
+    pub model: ModelSpec,
     pub serving: Serving,
     /// Operator efficiencies and overheads.
     pub calibration: Calibration,
@@ -214,6 +215,30 @@ impl Supernode {
         })
     }
 
+    /// A machine that nothing arrives at, with as little of it serving as can be: for measuring the fabric.
+    ///
+    /// # Errors
+    /// As `launch`.
+    pub fn quiet(machine: Arc<Machine>) -> Result<Self, LaunchError> {
+        let model = ModelSpec::builtin("deepseek-r1").expect("a built-in model");
+        let mut serving = Serving::default();
+        serving.prefill.instances = 0;
+        serving.decode.instances = 0;
+        Self::launch(Launch {
+            machine,
+            model,
+            serving,
+            calibration: Calibration::builtin(),
+            seed: 0,
+            shards: 1,
+            load: Load {
+                phase: Phase::Both,
+                requests: Vec::new(),
+                concurrency: None,
+            },
+        })
+    }
+
     /// Runs until nothing is left to do or the observer says stop; then checks the conservation laws
     /// (when it ended quietly).
     ///
@@ -280,6 +305,37 @@ impl Supernode {
             return Err(format!("{offered} requests were put in, {ended} ended"));
         }
         assemble::check_bytes(self.sim.models(), machine)
+    }
+
+    /// Copies `bytes` between the memories of two parts through the actors on the way, on a machine with nothing else
+    /// to do: die `a` reads them from `b`, or writes them to `b`. Returns how long that took, from the request to
+    /// the last byte.
+    ///
+    /// # Errors
+    /// When `a` is not a die or `b` neither die nor CPU (the measured table has no such transfer), or the run broke.
+    pub fn copy(&mut self, a: ActorId, b: ActorId, bytes: u64, read: bool) -> Result<Ps, RunError> {
+        let machine = &self.shared.machine;
+        if machine.as_die(a).is_none() || machine.is_link(b) || a == b {
+            return Err(RunError::Broken(format!(
+                "{} to {}: a copy goes from a die to another die or a CPU",
+                machine.address(a),
+                machine.address(b)
+            )));
+        }
+        let (holder, receiver) = if read { (b, a) } else { (a, b) };
+        let copying = Copying {
+            to: receiver.0,
+            bytes,
+            read,
+        };
+        self.sim
+            .inject(self.sim.now(), holder.0, Msg::Copy(copying));
+        self.run(&mut |_| Flow::Continue)?;
+        self.sim
+            .models_mut()
+            .iter_mut()
+            .find_map(|w| w.tally.copies_ps.pop())
+            .ok_or_else(|| RunError::Broken("the copy never arrived".into()))
     }
 
     pub fn stats(&self) -> RunStats {

@@ -102,10 +102,21 @@ pub enum Plane {
 pub struct Inbound {
     pub bytes: u64,
     pub plane: Plane,
+    /// The receiver reads it (it did not get it written into its memory).
+    pub read: bool,
     /// When the sender's last byte arrives if nothing waits.
     pub tail_ps: Ps,
     /// Delivered when the last byte is in.
     pub then: Msg,
+}
+
+/// A copy of `bytes` from the part that gets this message to another, to measure what the fabric gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copying {
+    pub to: u32,
+    pub bytes: u64,
+    /// The receiver reads it; otherwise the sender writes it.
+    pub read: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -228,6 +239,11 @@ pub enum Msg {
 
     // ---- any part
     Inbound(Box<Inbound>),
+    Copy(Copying),
+    /// The last byte of a copy is in.
+    Copied {
+        started_ps: Ps,
+    },
 }
 
 impl Msg {
@@ -309,6 +325,8 @@ impl Msg {
                 (u64::from(*step) << 32) | u64::from(*requests),
                 u64::from(*made) ^ context_sum ^ duration_ps.rotate_left(32),
             ),
+            Msg::Copy(c) => m(36, c.bytes, (u64::from(c.to) << 1) | u64::from(c.read)),
+            Msg::Copied { started_ps } => m(37, *started_ps, 0),
             Msg::Inbound(i) => m(33, i.bytes ^ i.tail_ps.rotate_left(32), i.then.digest()),
         }
     }

@@ -82,6 +82,8 @@ pub struct Tally {
     slot_load_sum: f64,
     slot_load_max: u64,
     slot_loads: u64,
+    /// Durations of copies that were asked for to measure the fabric.
+    pub copies_ps: Vec<Ps>,
     /// Folded into the digest at the end.
     pub hash: u64,
     /// Last event that mattered to a request.

@@ -137,6 +137,11 @@ impl Model for World {
         };
         let msg = match msg {
             Msg::Inbound(inbound) => return env.inbound(from, *inbound),
+            Msg::Copy(copying) => return env.copy(copying),
+            Msg::Copied { started_ps } => {
+                let took_ps = env.now() - started_ps;
+                return env.tally.copies_ps.push(took_ps);
+            }
             other => other,
         };
         if shared.is_die(to) {

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::sync::Arc;
 
 use serde_json::json;
+use supernode_actors::launch::{LaunchError, RunError, Supernode};
 use supernode_topology::{ActorId, Machine, Plane, Route};
 
 use super::output;
@@ -22,6 +24,7 @@ use crate::run;
   supernode topology list 'plane4/l2.9'                    the links of an L2 chip
   supernode topology route node0/npu0/die0 node12/cpu2     hops, latency and bandwidth
   supernode topology route node0/npu0/die0 node12/npu3/die1 --avoid 'node12/l1.4/*'
+  supernode topology copy node0/npu0/die0 node12/cpu2      what a read and a write of 512 B to 256 MiB take
 
 Addresses: node12, node12/npu3/die1, node12/npu3/die1/ub4, node12/cpu2/ub4, node12/l1.4/up9,
 node12/npu3/sio, node12/npu3/die1/rdma, node12/vpc, plane4/l2.9. Patterns: * ** {1,4} {0..7}."
@@ -76,7 +79,25 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Copy bytes between two parts' memories through the actors, and show what that takes
+    Copy {
+        /// The die that reads or writes
+        #[arg(value_name = "A")]
+        from: String,
+        /// The die or CPU that holds the data
+        #[arg(value_name = "B")]
+        to: String,
+        /// Sizes of the copies
+        #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=MOST_BYTES),
+              default_values_t = [512, 4_096, 65_536, 1 << 20, 16 << 20, 256 << 20])]
+        bytes: Vec<u64>,
+        #[command(flatten)]
+        common: Common,
+    },
 }
+
+/// One copy: no more than fits into any part's memory.
+const MOST_BYTES: u64 = 1 << 40;
 
 pub fn run(args: &Args) -> Result<()> {
     match &args.command {
@@ -104,6 +125,12 @@ pub fn run(args: &Args) -> Result<()> {
             let plane: Plane = plane.parse().map_err(user)?;
             route(from, to, plane, avoid, common)
         }
+        Some(Command::Copy {
+            from,
+            to,
+            bytes,
+            common,
+        }) => copy(from, to, bytes, common),
     }
 }
 
@@ -179,6 +206,61 @@ fn route(from: &str, to: &str, plane: Plane, avoid: &[String], common: &Common) 
     } else {
         route_table(&machine, &route)
     })
+}
+
+fn copy(from: &str, to: &str, sizes: &[u64], common: &Common) -> Result<()> {
+    let machine = Arc::new(run::machine(&common.machine)?);
+    let (a, b) = (
+        machine.parse(from).map_err(user)?,
+        machine.parse(to).map_err(user)?,
+    );
+    let mut copies = Vec::new();
+    for &bytes in sizes {
+        let took_us = |read| -> Result<f64> {
+            let mut quiet = Supernode::quiet(Arc::clone(&machine))
+                .map_err(|LaunchError::Config(why)| Error::user(why))?;
+            let ps = quiet
+                .copy(a, b, bytes, read)
+                .map_err(|RunError::Broken(why)| Error::user(why))?;
+            Ok(ps as f64 / 1e6)
+        };
+        copies.push((bytes, took_us(true)?, took_us(false)?));
+    }
+    let gb_per_s = |bytes: u64, us: f64| bytes as f64 / us / 1e3;
+    if common.json {
+        let all: Vec<_> = copies
+            .iter()
+            .map(|&(bytes, read, write)| {
+                json!({
+                    "bytes": bytes,
+                    "read_us": read,
+                    "write_us": write,
+                    "read_gb_per_s": gb_per_s(bytes, read),
+                    "write_gb_per_s": gb_per_s(bytes, write),
+                })
+            })
+            .collect();
+        let all = json!({"from": machine.address(a), "to": machine.address(b), "copies": all});
+        return output::stdout(&format!("{all:#}\n"));
+    }
+    let mut text = format!(
+        "{} reads from and writes to {} over UB\n\n",
+        machine.address(a),
+        machine.address(b)
+    );
+    let head = ["bytes", "read µs", "GB/s", "write µs", "GB/s"];
+    let mut rows = vec![head.map(String::from).to_vec()];
+    for (bytes, read, write) in copies {
+        rows.push(vec![
+            count(bytes),
+            number(read),
+            number(gb_per_s(bytes, read)),
+            number(write),
+            number(gb_per_s(bytes, write)),
+        ]);
+    }
+    grid_with_text(&mut text, &rows, 5);
+    output::stdout(&text)
 }
 
 fn route_json(machine: &Machine, r: &Route) -> String {

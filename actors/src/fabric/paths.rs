@@ -98,12 +98,17 @@ impl Paths {
 
     /// The least time in which anything reaches another node.
     pub fn least_between_ps(&self) -> Ps {
-        [self.npu_npu_write, self.npu_cpu_read, self.npu_cpu_write]
-            .iter()
-            .map(|r| r.between.latency_ps)
-            .chain([self.rdma.latency_ps, self.vpc.latency_ps])
-            .min()
-            .expect("there are paths")
-            .max(1)
+        [
+            self.npu_npu_read,
+            self.npu_npu_write,
+            self.npu_cpu_read,
+            self.npu_cpu_write,
+        ]
+        .iter()
+        .map(|r| r.between.latency_ps)
+        .chain([self.rdma.latency_ps, self.vpc.latency_ps])
+        .min()
+        .expect("there are paths")
+        .max(1)
     }
 }
