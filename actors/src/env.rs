@@ -66,6 +66,12 @@ impl Env<'_, '_> {
         self.ctx.send_in(delay_ps + latency_ps, to, msg);
     }
 
+    /// A small message of the simulation itself: it takes the time of one, and is not counted.
+    pub fn bookkeeping(&mut self, to: Actor, msg: Msg) {
+        let latency_ps = self.control_latency_ps(self.ctx.me(), to);
+        self.ctx.send_in(latency_ps, to, msg);
+    }
+
     /// Cost of a large transfer between two parts. A CPU sends to a die because the die reads from it.
     fn transfer_cost(
         &self,

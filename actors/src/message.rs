@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::die::Condition;
 use crate::layout::mix;
 use crate::request::Prefix;
 use crate::time::Ps;
@@ -78,6 +79,13 @@ pub struct BatchWork {
     pub batch: u64,
     pub parts: Vec<BatchPart>,
     pub finishing: u32,
+}
+
+/// Bookkeeping of step fidelity, not traffic of the machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Learned {
+    pub condition: Condition,
+    pub ratio: f64,
 }
 
 /// A prompt whose KV is computed, to the die that looks after its transfer to decode.
@@ -176,6 +184,8 @@ pub enum Msg {
     BatchDone {
         batch: u64,
     },
+    /// Step fidelity: what a batch took at another group that is alike, by the operators' estimate.
+    Learned(Box<Learned>),
 
     // ---- to any die of a prefill group
     Batch(Box<BatchWork>),
@@ -281,6 +291,7 @@ impl Msg {
             Msg::BlockGone { request, index } => m(35, *request, u64::from(*index)),
             Msg::BatchEnd { batch } => m(14, *batch, 0),
             Msg::BatchDone { batch } => m(15, *batch, 0),
+            Msg::Learned(l) => m(38, l.ratio.to_bits(), u64::from(l.condition.requests)),
             Msg::Batch(w) => m(
                 16,
                 w.batch,

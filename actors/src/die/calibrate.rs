@@ -4,13 +4,15 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::FidelitySpec;
 use crate::runtime::Rng;
 use crate::stats::FidelityStats;
 use crate::time::Ps;
 
 /// What a step's duration depends on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {
     pub microbatch: bool,
     /// Requests in the group, and on the fullest rank.
@@ -24,6 +26,10 @@ pub struct Condition {
 
 /// Conditions that share their draws: batch and context within a factor.
 type Class = (bool, u32, u32, u32, u32);
+
+/// Draws after which the next one is checked at message level: early ones tell soon how far off draws are, later
+/// ones come every `recheck_every`.
+const EARLY_CHECKS: [u64; 3] = [100, 1_000, 5_000];
 
 impl Condition {
     fn class(&self) -> Class {
@@ -54,6 +60,7 @@ pub enum Verdict {
 pub struct Calibrator {
     ratios: BTreeMap<Class, Vec<f64>>,
     drawn: u64,
+    replaced: usize,
     /// The step that is running is simulated, not drawn.
     pub simulated: bool,
 }
@@ -71,10 +78,22 @@ impl Calibrator {
         }
         let ratio = ratios[rng.below(ratios.len() as u64) as usize];
         self.drawn += 1;
-        if spec.recheck_every > 0 && self.drawn.is_multiple_of(u64::from(spec.recheck_every)) {
+        let every = u64::from(spec.recheck_every);
+        if every > 0 && (self.drawn.is_multiple_of(every) || EARLY_CHECKS.contains(&self.drawn)) {
             Verdict::Check(ratio)
         } else {
             Verdict::Draw(ratio)
+        }
+    }
+
+    /// What a simulated step under this condition took, by the estimate: of this group, or of one that is alike.
+    pub fn learn(&mut self, c: &Condition, ratio: f64) {
+        let ratios = self.ratios.entry(c.class()).or_default();
+        if ratios.len() < KEPT {
+            ratios.push(ratio);
+        } else {
+            self.replaced += 1;
+            ratios[self.replaced % KEPT] = ratio;
         }
     }
 
@@ -92,14 +111,8 @@ impl Calibrator {
             return;
         }
         stats.message_steps += 1;
-        let ratios = self.ratios.entry(c.class()).or_default();
         let ratio = duration_ps as f64 / estimate_ps.max(1) as f64;
-        if ratios.len() < KEPT {
-            ratios.push(ratio);
-        } else {
-            let i = stats.message_steps as usize % KEPT;
-            ratios[i] = ratio;
-        }
+        self.learn(c, ratio);
         if let Some(drawn) = drawn_ps {
             stats.rechecked_steps += 1;
             stats.drawn_ps += drawn;

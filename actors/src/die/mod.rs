@@ -8,6 +8,7 @@ mod placer;
 mod prefill;
 mod prefill_root;
 
+pub use calibrate::Condition;
 pub use decode::DecodeRank;
 pub use decode_root::Report;
 pub use placer::Placer;
@@ -60,6 +61,7 @@ impl Die {
                 Msg::BlockGone { request, index } => p.block_gone(request, index, env),
                 Msg::BatchEnd { batch } => p.batch_end(batch, env),
                 Msg::BatchDone { batch } => p.batch_done(batch, env),
+                Msg::Learned(learned) => p.learned(&learned),
                 // Any rank: its share of a batch.
                 Msg::Batch(work) => p.batch(*work, env),
                 Msg::Computed { part } => p.computed(part, env),

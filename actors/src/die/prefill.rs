@@ -14,7 +14,9 @@ use crate::env::Env;
 use crate::experts::Dealer;
 use crate::fabric::{BySlot, PhaseOut, Returned, ToEach};
 use crate::launch::Phase;
-use crate::message::{BatchPart, BatchWork, Claim, Handoff, LookupReply, Msg, Plane, Prompt};
+use crate::message::{
+    BatchPart, BatchWork, Claim, Handoff, Learned, LookupReply, Msg, Plane, Prompt,
+};
 use crate::runtime::Actor;
 use crate::time::{Ps, ps_from_s, ps_from_us};
 use crate::world::Shared;
@@ -149,6 +151,10 @@ impl PrefillRank {
 
     pub fn batch_done(&mut self, batch: u64, env: &mut Env<'_, '_>) {
         self.root().done(batch, env);
+    }
+
+    pub fn learned(&mut self, learned: &Learned) {
+        self.root().learned(learned);
     }
 
     /// Timer: a drawn batch is over (root), or this rank's last operator is.

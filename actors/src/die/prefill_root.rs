@@ -7,7 +7,7 @@ use crate::config::CachePlane;
 use crate::env::Env;
 use crate::layout::mix;
 use crate::message::{
-    BatchPart, BatchWork, BlockRead, Handoff, Lookup, LookupReply, Msg, Prompt, ReadBlocks,
+    BatchPart, BatchWork, BlockRead, Handoff, Learned, Lookup, LookupReply, Msg, Prompt, ReadBlocks,
 };
 use crate::request::Prefix;
 use crate::runtime::Actor;
@@ -332,6 +332,13 @@ impl PrefillRoot {
             duration,
             &mut env.tally.fidelity,
         );
+        if self.calibrator.simulated && !env.shared.message_level() {
+            self.share(
+                r.condition,
+                duration as f64 / r.estimate_ps.max(1) as f64,
+                env,
+            );
+        }
         let full = r.new_tokens * 20 >= self.budget * 19;
         env.tally
             .prefill_batch(duration, r.requests, r.new_tokens, full);
@@ -350,6 +357,21 @@ impl PrefillRoot {
             env.control(env.shared.die_actor(die), Msg::Handoff(Box::new(handoff)));
         }
         self.start(env);
+    }
+
+    /// All prefill groups have the same size and experts: what one has simulated, the others need not.
+    fn share(&self, condition: Condition, ratio: f64, env: &mut Env<'_, '_>) {
+        let shared = env.shared;
+        for (group, other) in shared.layout.prefill.iter().enumerate() {
+            if group != usize::from(self.group) {
+                let to = shared.die_actor(other.dies[0]);
+                env.bookkeeping(to, Msg::Learned(Box::new(Learned { condition, ratio })));
+            }
+        }
+    }
+
+    pub fn learned(&mut self, l: &Learned) {
+        self.calibrator.learn(&l.condition, l.ratio);
     }
 
     /// # Errors
