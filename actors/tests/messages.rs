@@ -1,0 +1,242 @@
+//! Every kind of message survives being bytes, so that a shard can live in another process; and no two kinds have the
+//! same digest.
+
+use supernode_actors::die::Condition;
+use supernode_actors::message::{
+    BatchPart, BatchWork, BlockRead, Bulk, Claim, Copying, Handoff, Inbound, Learned, Lookup,
+    LookupReply, Msg, Parcel, Plane, Prompt, ReadBlocks,
+};
+use supernode_actors::request::Prefix;
+use supernode_actors::runtime::codec::{decode, encode};
+
+/// A number for each kind. No wildcard: a new kind does not compile until it has a sample below.
+fn kind(msg: &Msg) -> usize {
+    match msg {
+        Msg::Taken => 0,
+        Msg::Arrival => 1,
+        Msg::BacklogReply { .. } => 2,
+        Msg::FirstToken { .. } => 3,
+        Msg::Tokens { .. } => 4,
+        Msg::Lookup(_) => 5,
+        Msg::ReadBlocks(_) => 6,
+        Msg::WriteBlock { .. } => 7,
+        Msg::SsdLoaded(_) => 8,
+        Msg::BacklogAsk { .. } => 9,
+        Msg::Prompt(_) => 10,
+        Msg::LookupReply(_) => 11,
+        Msg::Blocks { .. } => 12,
+        Msg::BlockGone { .. } => 13,
+        Msg::BatchEnd { .. } => 14,
+        Msg::BatchDone { .. } => 15,
+        Msg::Learned(_) => 16,
+        Msg::Batch(_) => 17,
+        Msg::Handoff(_) => 18,
+        Msg::Computed { .. } => 19,
+        Msg::Collected { .. } => 20,
+        Msg::Landed { .. } => 21,
+        Msg::SlotAsk { .. } => 22,
+        Msg::SlotReply { .. } => 23,
+        Msg::SlotClaim(_) => 24,
+        Msg::SlotGrant { .. } => 25,
+        Msg::Kv { .. } => 26,
+        Msg::Wake { .. } => 27,
+        Msg::StepStart { .. } => 28,
+        Msg::AttentionDone { .. } => 29,
+        Msg::ExpertsDone => 30,
+        Msg::LayerDone => 31,
+        Msg::SegmentDone => 32,
+        Msg::StepEnd => 33,
+        Msg::StepDone { .. } => 34,
+        Msg::Inbound(_) => 35,
+        Msg::Copy(_) => 36,
+        Msg::Copied { .. } => 37,
+    }
+}
+const KINDS: usize = 38;
+
+/// Reads and SSD loads of the same blocks share a digest: one is what is left of the other after a wait.
+const ALIKE: (usize, usize) = (6, 8);
+
+fn samples() -> Vec<Msg> {
+    let request = u64::MAX - 7;
+    let prompt = Prompt {
+        request,
+        home: 191,
+        prompt_tokens: 131_072,
+        output_tokens: 1,
+        prefix: Prefix::Blocks {
+            block_tokens: 512,
+            ids: Box::new([1, u64::MAX]),
+        },
+        delivered: 3,
+    };
+    let reads = ReadBlocks {
+        request,
+        blocks: vec![BlockRead {
+            key: 1 << 63,
+            index: 2,
+            reader: 767,
+        }],
+        plane: Plane::Vpc,
+    };
+    let part = BatchPart {
+        tokens: 8_192,
+        attended_sum: 0.1 + 0.2,
+        context_tokens: 1,
+    };
+    let learned = Learned {
+        condition: Condition {
+            microbatch: true,
+            requests: 5,
+            requests_max: 2,
+            context_max: 1 << 40,
+            epoch: 1,
+        },
+        ratio: 1.0 / 3.0,
+    };
+    let claim = Claim {
+        request,
+        home: 1,
+        context: 2,
+        left: 3,
+        delivered: 4,
+        kv_in_place: true,
+    };
+    let inbound = Inbound {
+        bytes: u64::MAX,
+        plane: Plane::Rdma,
+        read: true,
+        tail_ps: 1,
+        then: Msg::Kv { request },
+    };
+    vec![
+        Msg::Taken,
+        Msg::Arrival,
+        Msg::BacklogReply { request, tokens: 9 },
+        Msg::FirstToken { request, cached: 9 },
+        Msg::Tokens {
+            request,
+            from: 1,
+            count: 2,
+            last: true,
+        },
+        Msg::Lookup(Box::new(Lookup {
+            request,
+            keys: vec![(0, 5), (1, 6)],
+        })),
+        Msg::ReadBlocks(Box::new(reads.clone())),
+        Msg::WriteBlock { key: 1, bytes: 2 },
+        Msg::SsdLoaded(Box::new(reads)),
+        Msg::BacklogAsk { request },
+        Msg::Prompt(Box::new(prompt.clone())),
+        Msg::LookupReply(Box::new(LookupReply {
+            request,
+            held: vec![0, 7],
+        })),
+        Msg::Blocks { request, blocks: 9 },
+        Msg::BlockGone { request, index: 9 },
+        Msg::BatchEnd { batch: 9 },
+        Msg::BatchDone { batch: 9 },
+        Msg::Learned(Box::new(learned)),
+        Msg::Batch(Box::new(BatchWork {
+            batch: 9,
+            parts: vec![part, BatchPart::default()],
+            finishing: 2,
+        })),
+        Msg::Handoff(Box::new(Handoff {
+            prompt,
+            cached_tokens: 128,
+            new_blocks: vec![1, 2],
+        })),
+        Msg::Computed { part: 1 },
+        Msg::Collected {
+            channel: 1,
+            phase: 2,
+        },
+        Msg::Landed { part: 1 },
+        Msg::SlotAsk { request },
+        Msg::SlotReply {
+            request,
+            free: 1,
+            waiting: 2,
+        },
+        Msg::SlotClaim(Box::new(claim)),
+        Msg::SlotGrant { request },
+        Msg::Kv { request },
+        Msg::Wake { group: 1 },
+        Msg::StepStart {
+            step: 1,
+            microbatch: true,
+            drawn_ps: Some(u64::MAX),
+        },
+        Msg::AttentionDone { part: 1 },
+        Msg::ExpertsDone,
+        Msg::LayerDone,
+        Msg::SegmentDone,
+        Msg::StepEnd,
+        Msg::StepDone {
+            step: 1,
+            requests: 2,
+            context_sum: 3,
+            made: 4,
+            duration_ps: 5,
+        },
+        Msg::Inbound(Box::new(inbound)),
+        Msg::Copy(Copying {
+            to: 1,
+            bytes: 512,
+            read: true,
+        }),
+        Msg::Copied { started_ps: 1 },
+    ]
+}
+
+#[test]
+fn every_kind_of_message_survives_being_bytes() {
+    let mut seen = vec![0; KINDS];
+    for msg in samples() {
+        seen[kind(&msg)] += 1;
+        let bytes = encode(&msg).unwrap();
+        assert_eq!(decode::<Msg>(&bytes).unwrap(), msg);
+        assert!(
+            decode::<Msg>(&bytes[..bytes.len() - 1]).is_err(),
+            "{msg:?} cut short"
+        );
+    }
+    assert_eq!(seen, vec![1; KINDS], "one sample of each kind");
+}
+
+#[test]
+fn a_phase_survives_being_bytes() {
+    let parcel = Parcel {
+        at_ps: u64::MAX,
+        rank: 319,
+        source: 318,
+        count: 96,
+        slot: 9,
+        tag: 3,
+    };
+    let bulk = Bulk {
+        board: 6,
+        channel: 1,
+        phase: 116,
+        source: 318,
+        unit_bytes: 7_680,
+        flags_from_ps: 1,
+        flag_ps: 2,
+        parcels: vec![parcel; 3],
+    };
+    assert_eq!(decode::<Bulk>(&encode(&bulk).unwrap()).unwrap(), bulk);
+}
+
+#[test]
+fn kinds_differ_in_their_digest() {
+    let all = samples();
+    for a in &all {
+        for b in &all {
+            if kind(a) < kind(b) && (kind(a), kind(b)) != ALIKE {
+                assert_ne!(a.digest(), b.digest(), "{a:?} and {b:?}");
+            }
+        }
+    }
+}
