@@ -24,9 +24,27 @@ fn small_model() -> ModelSpec {
 
 #[derive(Clone, Debug)]
 struct Case {
+    nodes: u32,
+    planes: u32,
+    l2_chips: u32,
     serving: Serving,
     load: Load,
     seed: u64,
+}
+
+impl Case {
+    /// `mini4`, with another number of nodes, sub-planes and L2 chips.
+    fn machine(&self) -> Machine {
+        // Fewer sub-planes have wider lanes, so that the measured rates still fit through them.
+        let lane_gb_per_s = 28.0 * 7.0 / f64::from(self.planes);
+        let text = format!(
+            "name = \"random\"\nbase = \"mini4\"\n\
+             [counts]\nnodes = {}\nplanes = {}\nl2_chips_per_plane = {}\n\
+             [ub]\nlane_gb_per_s = {lane_gb_per_s}\nuplink_gb_per_s = {lane_gb_per_s}\n",
+            self.nodes, self.planes, self.l2_chips
+        );
+        Machine::from_toml(&text, "a random machine").unwrap()
+    }
 }
 
 fn requests() -> impl Strategy<Value = Vec<RequestSpec>> {
@@ -68,6 +86,7 @@ fn requests() -> impl Strategy<Value = Vec<RequestSpec>> {
 prop_compose! {
     fn case()(
         requests in requests(),
+        machine in (4u32..7, 1u32..8, 1u32..5),
         groups in (1u32..3, 1u32..4, 1u32..3, 1u32..5),
         batch in 2u32..9,
         budget in 256u32..5_000,
@@ -96,7 +115,8 @@ prop_compose! {
         s.cache.dram_gb_per_node = dram_gb;
         s.cache.ssd_gb_per_node = if switches.2 { 10.0 } else { 0.0 };
         s.kv_transfer.plane = plane;
-        Case { serving: s, load: Load { phase: Phase::Both, requests, concurrency }, seed }
+        let (nodes, planes, l2_chips) = machine;
+        Case { nodes, planes, l2_chips, serving: s, load: Load { phase: Phase::Both, requests, concurrency }, seed }
     }
 }
 
@@ -105,7 +125,7 @@ fn run(case: &Case, level: Fidelity, shards: u32, transport: Transport) -> u64 {
     let mut serving = case.serving.clone();
     serving.fidelity.level = level;
     let launch = Launch {
-        machine: Arc::new(Machine::builtin("mini4").unwrap()),
+        machine: Arc::new(case.machine()),
         model: small_model(),
         serving,
         calibration: Calibration::builtin(),
