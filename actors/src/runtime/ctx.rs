@@ -1,7 +1,8 @@
 //! What a model may do while it handles an event: look at the clock, send, schedule, draw random numbers, give up.
 
+use super::fault::Fault;
 use super::rng::Rng;
-use super::shard::{Core, Fault};
+use super::shard::Core;
 use super::{Actor, Model, queue};
 use crate::time::Ps;
 

@@ -6,8 +6,10 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::exchange::BatchOf;
+use super::fault::Fault;
 use super::gate::{Agreed, Gate};
-use super::shard::{BatchOf, Fault, Shard};
+use super::shard::Shard;
 use super::{Model, Transport, codec};
 use crate::time::Ps;
 

@@ -8,7 +8,9 @@
 pub mod codec;
 mod ctx;
 mod error;
+mod exchange;
 mod executor;
+mod fault;
 mod gate;
 mod pace;
 mod panics;
