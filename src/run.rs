@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use supernode_actors::compute::{Calibration, Operators};
 use supernode_actors::launch::{Flow, Launch, LaunchError, Load, Progress, RunError, Supernode};
 use supernode_actors::model::ModelSpec;
 use supernode_topology::Machine;
@@ -19,6 +20,7 @@ pub struct Prepared {
     pub scenario: Scenario,
     pub machine: Arc<Machine>,
     pub model: ModelSpec,
+    pub calibration: Calibration,
     load: Load,
     source: Source,
     notes: Vec<String>,
@@ -28,6 +30,7 @@ impl Prepared {
     pub fn new(scenario: Scenario) -> Result<Self> {
         let machine = machine(&scenario.machine)?;
         let model = model(&scenario.model)?;
+        let calibration = calibration(&scenario.operators)?;
         let workload = workload::build(&scenario, &model)?;
         tracing::debug!(
             requests = workload.load.requests.len(),
@@ -38,6 +41,7 @@ impl Prepared {
             scenario,
             machine: Arc::new(machine),
             model,
+            calibration,
             load: workload.load,
             source: workload.source,
             notes: workload.notes,
@@ -68,7 +72,7 @@ impl Prepared {
             machine: self.machine,
             model: self.model,
             serving: self.scenario.serving(),
-            calibration: supernode_actors::compute::Calibration::builtin(),
+            calibration: self.calibration,
             seed: self.scenario.seed,
             shards,
             load: self.load,
@@ -122,4 +126,21 @@ pub fn model(name: &str) -> Result<ModelSpec> {
         .map_err(|e| Error::user(format!("model file {name}: {e}")))?;
     ModelSpec::from_toml(&text)
         .map_err(|why| Error::user(format!("model file {name}: {}", why.trim_end())))
+}
+
+/// Operator figures: the built-in ones or those of a file, and what the scenario sets over them.
+pub fn calibration(operators: &Operators) -> Result<Calibration> {
+    let base = match &operators.file {
+        None => Calibration::builtin(),
+        Some(name) => {
+            let text = std::fs::read_to_string(name)
+                .map_err(|e| Error::user(format!("operators.file {name}: {e}")))?;
+            Calibration::from_toml(&text)
+                .map_err(|why| Error::user(format!("operators.file {name}: {}", why.trim_end())))?
+        }
+    };
+    let set = operators.over(base);
+    set.check()
+        .map_err(|why| Error::user(format!("operators.{why}")))?;
+    Ok(set)
 }

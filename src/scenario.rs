@@ -9,6 +9,7 @@ mod load;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use supernode_actors::compute::Operators;
 use supernode_actors::config::{
     Cache, Decode, Experts, FidelitySpec, KvTransfer, Placement, Precision, Prefill, Serving,
 };
@@ -37,6 +38,9 @@ pub struct Scenario {
     pub precision: Precision,
     pub placement: Placement,
     pub fidelity: FidelitySpec,
+    /// Efficiencies and overheads of operators: `file` names another file than the built-in one, and single values
+    /// are set over it, such as `operators.dispatch.startup_us`.
+    pub operators: Operators,
     pub slo: Slo,
     pub workload: WorkloadSpec,
 }
@@ -56,6 +60,7 @@ impl Default for Scenario {
             precision: serving.precision,
             placement: serving.placement,
             fidelity: serving.fidelity,
+            operators: Operators::default(),
             slo: Slo::default(),
             workload: WorkloadSpec::default(),
         }

@@ -223,7 +223,11 @@ fn relocate(table: &mut Table, dir: &Path) {
             *path = dir.join(&path).display().to_string();
         }
     };
-    for (section, key) in [("workload", "file"), ("experts", "load_file")] {
+    for (section, key) in [
+        ("workload", "file"),
+        ("experts", "load_file"),
+        ("operators", "file"),
+    ] {
         if let Some(value) = table.get_mut(section).and_then(|s| s.get_mut(key)) {
             below(value);
         }

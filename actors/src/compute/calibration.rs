@@ -1,12 +1,14 @@
 //! Operator efficiencies and overheads, as the TOML file states them (with their sources).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// A table of the file, and the same with every key optional: what a scenario sets over it.
 macro_rules! table {
-    ($name:ident { $($field:ident : $ty:ty),+ $(,)? }) => {
+    ($name:ident, $set:ident { $($(#[$doc:meta])* $field:ident : $ty:ty),+ $(,)? }) => {
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
-        pub struct $name { $(pub $field: $ty),+ }
+        pub struct $name { $($(#[$doc])* pub $field: $ty),+ }
         impl $name {
             fn check(&self, table: &str) -> Result<(), String> {
                 $( let v = self.$field as f64;
@@ -16,91 +18,167 @@ macro_rules! table {
                 Ok(())
             }
         }
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $set { $($(#[$doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $field: Option<$ty>),+ }
+        impl $set {
+            fn apply(&self, to: &mut $name) {
+                $( if let Some(v) = self.$field { to.$field = v; } )+
+            }
+        }
     };
 }
 
-table!(Gemm {
-    int8_efficiency: f64,
-    bf16_efficiency: f64,
-    weight_stream_efficiency: f64
-});
-table!(Mla {
-    compute_efficiency: f64,
-    memory_efficiency: f64,
-    prefill_compute_efficiency: f64
-});
-table!(Vector {
-    memory_efficiency: f64
-});
-table!(Overhead {
-    operator_us: f64,
-    sampling_passes: f64,
-    host_gap_us: f64
-});
-table!(Layer {
-    attention_operators: f64,
-    gate_operators: f64,
-    mlp_operators: f64,
-    dense_mlp_operators: f64,
-    prefill_operators: f64,
-});
-table!(Streams {
-    attention_aic: f64,
-    attention_aiv: f64,
-    moe_aic: f64,
-    moe_aiv: f64
-});
-table!(Head {
-    tensor_parallel_dies: u32,
-    bytes_per_weight: f64
-});
-table!(Dispatch {
-    startup_us: f64,
-    token_us: f64,
-    issue_ns: f64,
-    flag_ns: f64,
-    barrier_us: f64,
-    assemble_passes: f64,
-    assemble_us: f64,
-});
-table!(Combine {
-    startup_us: f64,
-    issue_ns: f64,
-    flag_ns: f64,
-    barrier_us: f64,
-    sum_passes: f64,
-    sum_us: f64,
-});
-table!(Wire {
-    dispatch_bytes_int8: u32,
-    dispatch_scale_bytes: u32,
-    flag_bytes: u32,
-    control_bytes: u32,
-});
-table!(PrefillOps {
-    collective_startup_us: f64,
-    vector_passes: f64
-});
-table!(Memory {
-    workspace_share: f64
-});
+/// All tables of the file, and what a scenario sets over them.
+macro_rules! tables {
+    ($($table:ident : $name:ident / $set:ident),+ $(,)?) => {
+        /// What `specs/operators.toml` says. Efficiencies are shares of peak (0..=1).
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct Calibration { $(pub $table: $name),+ }
 
-/// What `specs/operators.toml` says. Efficiencies are shares of peak (0..=1).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Calibration {
-    pub gemm: Gemm,
-    pub mla: Mla,
-    pub vector: Vector,
-    pub overhead: Overhead,
-    pub layer: Layer,
-    pub streams: Streams,
-    pub head: Head,
-    pub dispatch: Dispatch,
-    pub combine: Combine,
-    pub wire: Wire,
-    pub prefill: PrefillOps,
-    pub memory: Memory,
+        /// Operator figures of a scenario: another file, single values set over it, or both.
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct Operators {
+            /// Operator file (TOML) with every key, instead of the built-in one.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub file: Option<String>,
+            $( pub $table: $set ),+
+        }
+
+        impl Operators {
+            /// The figures of `base` with what is set here over them.
+            pub fn over(&self, mut base: Calibration) -> Calibration {
+                $( self.$table.apply(&mut base.$table); )+
+                base
+            }
+        }
+
+        impl Calibration {
+            fn check_tables(&self) -> Result<(), String> {
+                $( self.$table.check(stringify!($table))?; )+
+                Ok(())
+            }
+        }
+    };
+}
+
+table!(
+    Gemm,
+    GemmSet {
+        int8_efficiency: f64,
+        bf16_efficiency: f64,
+        weight_stream_efficiency: f64
+    }
+);
+table!(
+    Mla,
+    MlaSet {
+        compute_efficiency: f64,
+        memory_efficiency: f64,
+        prefill_compute_efficiency: f64
+    }
+);
+table!(
+    Vector,
+    VectorSet {
+        memory_efficiency: f64
+    }
+);
+table!(
+    Overhead,
+    OverheadSet {
+        operator_us: f64,
+        sampling_passes: f64,
+        host_gap_us: f64
+    }
+);
+table!(
+    Layer,
+    LayerSet {
+        attention_operators: f64,
+        gate_operators: f64,
+        mlp_operators: f64,
+        dense_mlp_operators: f64,
+        prefill_operators: f64,
+    }
+);
+table!(
+    Streams,
+    StreamsSet {
+        attention_aic: f64,
+        attention_aiv: f64,
+        moe_aic: f64,
+        moe_aiv: f64
+    }
+);
+table!(
+    Head,
+    HeadSet {
+        tensor_parallel_dies: u32,
+        bytes_per_weight: f64
+    }
+);
+table!(
+    Dispatch,
+    DispatchSet {
+        startup_us: f64,
+        token_us: f64,
+        issue_ns: f64,
+        flag_ns: f64,
+        barrier_us: f64,
+        assemble_passes: f64,
+        assemble_us: f64,
+    }
+);
+table!(
+    Combine,
+    CombineSet {
+        startup_us: f64,
+        issue_ns: f64,
+        flag_ns: f64,
+        barrier_us: f64,
+        sum_passes: f64,
+        sum_us: f64,
+    }
+);
+table!(
+    Wire,
+    WireSet {
+        dispatch_bytes_int8: u32,
+        dispatch_scale_bytes: u32,
+        flag_bytes: u32,
+        control_bytes: u32,
+    }
+);
+table!(
+    PrefillOps,
+    PrefillOpsSet {
+        collective_startup_us: f64,
+        vector_passes: f64
+    }
+);
+table!(
+    Memory,
+    MemorySet {
+        workspace_share: f64
+    }
+);
+
+tables! {
+    gemm: Gemm / GemmSet,
+    mla: Mla / MlaSet,
+    vector: Vector / VectorSet,
+    overhead: Overhead / OverheadSet,
+    layer: Layer / LayerSet,
+    streams: Streams / StreamsSet,
+    head: Head / HeadSet,
+    dispatch: Dispatch / DispatchSet,
+    combine: Combine / CombineSet,
+    wire: Wire / WireSet,
+    prefill: PrefillOps / PrefillOpsSet,
+    memory: Memory / MemorySet,
 }
 
 impl Calibration {
@@ -114,7 +192,12 @@ impl Calibration {
     /// # Errors
     /// The TOML error (line and key), or the key whose value is out of range.
     pub fn from_toml(text: &str) -> Result<Self, String> {
-        let c: Self = toml::from_str(text).map_err(|e| e.to_string())?;
+        let c: Self = toml::from_str(text).map_err(|e| {
+            let before = &text[..e.span().map_or(0, |s| s.start.min(text.len()))];
+            let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
+            let why: Vec<&str> = e.message().split_whitespace().collect();
+            format!("line {line}: {}", why.join(" "))
+        })?;
         c.check()?;
         Ok(c)
     }
@@ -122,18 +205,7 @@ impl Calibration {
     /// # Errors
     /// Names the first key whose value cannot be used.
     pub fn check(&self) -> Result<(), String> {
-        self.gemm.check("gemm")?;
-        self.mla.check("mla")?;
-        self.vector.check("vector")?;
-        self.overhead.check("overhead")?;
-        self.layer.check("layer")?;
-        self.streams.check("streams")?;
-        self.head.check("head")?;
-        self.dispatch.check("dispatch")?;
-        self.combine.check("combine")?;
-        self.wire.check("wire")?;
-        self.prefill.check("prefill")?;
-        self.memory.check("memory")?;
+        self.check_tables()?;
         for (key, v) in [
             ("gemm.int8_efficiency", self.gemm.int8_efficiency),
             ("gemm.bf16_efficiency", self.gemm.bf16_efficiency),

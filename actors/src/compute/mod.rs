@@ -6,7 +6,7 @@ mod decode;
 mod prefill;
 mod roofline;
 
-pub use calibration::Calibration;
+pub use calibration::{Calibration, Operators};
 pub use decode::{DecodeTimes, MicrobatchLoad};
 pub use prefill::{PrefillLoad, PrefillTimes};
 pub use roofline::{DiePeaks, Roofline, Share};
