@@ -7,7 +7,7 @@ use supernode_topology::Machine;
 
 use crate::compute::{Calibration, DecodeTimes, DiePeaks, PrefillTimes, Roofline};
 use crate::config::{Fidelity, Number, Serving};
-use crate::experts::{Plan, Routing};
+use crate::experts::{Plan, Routing, popularity};
 use crate::fabric::{Direction, Paths};
 use crate::launch::{Load, Phase};
 use crate::layout::{Layout, mix};
@@ -159,7 +159,7 @@ fn expert_layers(
     let mut routings = Vec::new();
     for layer in 0..layers {
         let mut rng = Rng::new(seed ^ 0x6578_7065_7274_7300, u64::from(layer));
-        let popularity = Routing::skewed(model.routed_experts, e.skew, &mut rng);
+        let popularity = popularity(model.routed_experts, e.skew, &mut rng);
         plans.push(Plan::new(
             ranks,
             &popularity,

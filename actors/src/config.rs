@@ -118,8 +118,8 @@ section! {
         redundant: u32 = 32,
         /// Copies of the shared expert over a decode instance.
         shared_replicas: u32 = 32,
-        /// Skew of the routing: expert popularity falls as rank^-skew (0 = all equal).
-        skew: f64 = 0.0,
+        /// Skew of the routing: standard deviation of ln(load) over a layer's experts, which is lognormal (0 = all equal).
+        skew: f64 = crate::experts::ExpertFigures::builtin().popularity.skew,
         /// File of per-expert loads (CSV: layer, expert, load), instead of `skew`.
         load_file: Option<String> = None,
         /// Seconds between EPLB plans made from observed load; 0 = only once, at the start.

@@ -2,8 +2,10 @@
 
 mod eplb;
 mod plan;
+mod popularity;
 mod routing;
 
 pub use eplb::{place, replicate};
 pub use plan::{Plan, SlotUse};
+pub use popularity::{ExpertFigures, PopularityFigures, popularity};
 pub use routing::{Dealer, Routing};

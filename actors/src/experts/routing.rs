@@ -7,38 +7,28 @@ use crate::runtime::Rng;
 pub struct Routing {
     experts: u32,
     top_k: u32,
-    /// Popularity, summing to 1.
-    pub share: Vec<f64>,
-    /// Probability of each expert to be among a token's choices.
+    /// Probability of each expert to be among a token's choices; sums to `top_k`.
     include: Vec<f64>,
     /// Alias table when popularity is not equal: 16 bits of threshold over the entry and its alias.
     alias: Option<Vec<(u32, u16)>>,
 }
 
 impl Routing {
-    pub fn new(share: &[f64], top_k: u32) -> Self {
-        let sum: f64 = share.iter().sum();
-        let share: Vec<f64> = share.iter().map(|s| s / sum).collect();
-        let n = share.len();
-        let even = share.iter().all(|s| (s * n as f64 - 1.0).abs() < 1e-9);
-        let alias = (!even).then(|| alias_table(&share));
-        let include = inclusion(&share, top_k);
+    /// Tokens that choose `top_k` distinct experts so that expert `e` gets its share of `load` (any unit). A token
+    /// chooses an expert once at most, so no share can pass `1 / top_k`: what is above goes to the others.
+    pub fn new(load: &[f64], top_k: u32) -> Self {
+        let n = load.len();
+        let include = inclusion(load, top_k);
+        let even = include
+            .iter()
+            .all(|p| (p * n as f64 / f64::from(top_k) - 1.0).abs() < 1e-9);
+        let alias = (!even).then(|| alias_table(&draw_shares(&include)));
         Self {
             experts: n as u32,
             top_k,
-            share,
             include,
             alias,
         }
-    }
-
-    /// Popularity that falls as `rank^-skew`, dealt to experts in an order of its own for each layer.
-    pub fn skewed(experts: u32, skew: f64, rng: &mut Rng) -> Vec<f64> {
-        let mut share: Vec<f64> = (1..=experts).map(|r| f64::from(r).powf(-skew)).collect();
-        for i in (1..share.len()).rev() {
-            share.swap(i, rng.below(i as u64 + 1) as usize);
-        }
-        share
     }
 
     pub fn is_even(&self) -> bool {
@@ -121,23 +111,55 @@ impl Routing {
     }
 }
 
-/// Probability of each expert to be among `top_k` distinct draws: `1 - (1 - share)^t`, with the number of draws
-/// with repetition `t` that makes them sum to `top_k`.
-fn inclusion(share: &[f64], top_k: u32) -> Vec<f64> {
-    let at = |t: f64| share.iter().map(move |s| 1.0 - (1.0 - s).powf(t));
-    let (mut low, mut high) = (0.0, 1.0);
-    while at(high).sum::<f64>() < f64::from(top_k) && high < 1e9 {
+/// An expert that is chosen by more tokens than this is not told apart from one that all choose.
+const INCLUDE_MAX: f64 = 0.98;
+
+/// Probability of each expert to be among a token's `top_k` choices, in proportion to `load` up to
+/// `INCLUDE_MAX`; the sum is `top_k`.
+fn inclusion(load: &[f64], top_k: u32) -> Vec<f64> {
+    let (n, k) = (load.len() as f64, f64::from(top_k));
+    let loaded = load.iter().filter(|l| **l > 0.0).count() as f64;
+    if loaded * INCLUDE_MAX <= k {
+        return vec![k / n; load.len()];
+    }
+    // Each round fixes those that are too hot, so it ends.
+    let mut hot = vec![false; load.len()];
+    loop {
+        let fixed = hot.iter().filter(|h| **h).count() as f64 * INCLUDE_MAX;
+        let rest: f64 = load.iter().zip(&hot).filter(|l| !l.1).map(|l| l.0).sum();
+        let per_load = (k - fixed) / rest;
+        let mut again = false;
+        for (l, h) in load.iter().zip(&mut hot) {
+            if !*h && l * per_load > INCLUDE_MAX {
+                *h = true;
+                again = true;
+            }
+        }
+        if !again {
+            let p = |(l, h): (&f64, &bool)| if *h { INCLUDE_MAX } else { l * per_load };
+            return load.iter().zip(&hot).map(p).collect();
+        }
+    }
+}
+
+/// What to draw experts with, one by one until `top_k` are distinct, so that they are included with probability
+/// `include`: after `t` draws an expert of share `s` is in with `1 - (1 - s)^t`, `t` being what makes the shares sum to 1.
+fn draw_shares(include: &[f64]) -> Vec<f64> {
+    let at = |t: f64| include.iter().map(move |p| 1.0 - (1.0 - p).powf(1.0 / t));
+    let (mut low, mut high) = (1.0, 2.0);
+    while at(high).sum::<f64>() > 1.0 {
         high *= 2.0;
     }
     for _ in 0..60 {
         let mid = 0.5 * (low + high);
-        if at(mid).sum::<f64>() < f64::from(top_k) {
+        if at(mid).sum::<f64>() > 1.0 {
             low = mid
         } else {
             high = mid
         }
     }
-    at(high).collect()
+    let sum: f64 = at(high).sum();
+    at(high).map(|s| s / sum).collect()
 }
 
 /// Eight distinct bytes of a 64-bit word are one token's choice; words with a repeated byte are drawn again.
@@ -213,6 +235,7 @@ impl Dealer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experts::popularity;
 
     fn rng() -> Rng {
         Rng::new(7, 7)
@@ -221,10 +244,10 @@ mod tests {
     #[test]
     fn every_token_chooses_top_k_experts() {
         for tokens in [0, 1, 48, 5000] {
-            for skew in [0.0, 0.8] {
-                let share = Routing::skewed(256, skew, &mut rng());
+            for skew in [0.0, 0.8, 5.0] {
+                let load = popularity(256, skew, &mut rng());
                 let mut counts = vec![0; 256];
-                Routing::new(&share, 8).draw(tokens, &mut rng(), &mut counts);
+                Routing::new(&load, 8).draw(tokens, &mut rng(), &mut counts);
                 assert_eq!(counts.iter().sum::<u32>(), tokens * 8);
                 assert!(counts.iter().all(|&c| c <= tokens));
             }
@@ -232,26 +255,34 @@ mod tests {
     }
 
     #[test]
-    fn popularity_shows_in_the_counts() {
-        let mut share = vec![1.0; 64];
-        share[5] = 10.0;
-        let mut counts = vec![0; 64];
-        let r = Routing::new(&share, 4);
-        for _ in 0..20 {
-            r.draw(500, &mut rng(), &mut counts);
+    fn experts_get_their_share_of_the_load() {
+        // Token by token, and in large counts: the hottest of 256 is chosen by about a third of all tokens.
+        for per_draw in [500, 5_000] {
+            let load = popularity(256, 1.07, &mut rng());
+            let sum: f64 = load.iter().sum();
+            let r = Routing::new(&load, 8);
+            let mut rng = rng();
+            let mut counts = vec![0; 256];
+            let draws = 400_000 / per_draw;
+            for _ in 0..draws {
+                r.draw(per_draw, &mut rng, &mut counts);
+            }
+            for (l, &c) in load.iter().zip(&counts) {
+                let want = l / sum * 8.0 * f64::from(per_draw * draws);
+                let off = (f64::from(c) - want).abs();
+                assert!(off < 0.02 * want + 5.0 * want.sqrt(), "{c} against {want}");
+            }
         }
-        let mean: f64 = counts
-            .iter()
-            .enumerate()
-            .filter(|(e, _)| *e != 5)
-            .map(|(_, &c)| f64::from(c))
-            .sum::<f64>()
-            / 63.0;
-        assert!(
-            f64::from(counts[5]) > 5.0 * mean,
-            "{} against {mean}",
-            counts[5]
-        );
+    }
+
+    #[test]
+    fn an_expert_is_chosen_once_a_token_at_most() {
+        let mut load = vec![1.0; 64];
+        load[5] = 1e6;
+        let mut counts = vec![0; 64];
+        Routing::new(&load, 4).draw(1_000, &mut rng(), &mut counts);
+        assert!((900..=1_000).contains(&counts[5]), "{}", counts[5]);
+        assert_eq!(counts.iter().sum::<u32>(), 4_000);
     }
 
     #[test]

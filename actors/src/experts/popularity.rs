@@ -1,0 +1,117 @@
+//! How popular each expert of a layer is: drawn from a law that was fitted to a production placement map.
+
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
+use crate::runtime::Rng;
+
+/// Figures of expert load, from `specs/experts.toml`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExpertFigures {
+    pub popularity: PopularityFigures,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PopularityFigures {
+    /// Standard deviation of ln(load) over the experts of a layer.
+    pub skew: f64,
+}
+
+impl ExpertFigures {
+    /// The figures that ship with Supernode.
+    pub fn builtin() -> &'static Self {
+        static FIGURES: LazyLock<ExpertFigures> = LazyLock::new(|| {
+            toml::from_str(include_str!("../../specs/experts.toml"))
+                .expect("the built-in file of expert figures is checked by a test")
+        });
+        &FIGURES
+    }
+}
+
+/// Loads (any unit) of `experts` experts of one layer, lognormal: `skew` is the standard deviation of their
+/// logarithms, 0 makes all equal.
+pub fn popularity(experts: u32, skew: f64, rng: &mut Rng) -> Vec<f64> {
+    (0..experts)
+        .map(|_| {
+            if skew == 0.0 {
+                1.0
+            } else {
+                (skew * rng.normal(0.0, 1.0)).exp()
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experts::replicate;
+
+    /// Experts by number of copies (1, 2, 3, …) in the production map that `specs/experts.toml` names: 58 layers of
+    /// 256 experts, 64 redundant copies a layer.
+    const COPIES_IN_PRODUCTION: [u32; 12] = [12_507, 1_555, 509, 131, 65, 40, 21, 7, 8, 4, 0, 1];
+    const LAYERS: u32 = 58;
+
+    /// Share of experts with 1, 2, 3, … copies when EPLB gives away 64 a layer, over many layers.
+    fn copies(skew: f64) -> [f64; 16] {
+        let layers = 20 * LAYERS;
+        let mut share = [0.0; 16];
+        for layer in 0..layers {
+            let load = popularity(256, skew, &mut Rng::new(4, u64::from(layer)));
+            for n in replicate(&load, 64) {
+                share[(n as usize - 1).min(15)] += 1.0 / f64::from(layers * 256);
+            }
+        }
+        share
+    }
+
+    /// Log-likelihood of the production histogram; a cell that no sampled expert fell in counts as a 20th of one.
+    fn likelihood(share: &[f64; 16]) -> f64 {
+        let floor = 0.05 / f64::from(LAYERS * 256);
+        let cells = COPIES_IN_PRODUCTION.iter().zip(share);
+        cells.map(|(&n, s)| f64::from(n) * s.max(floor).ln()).sum()
+    }
+
+    #[test]
+    fn the_default_skew_gives_experts_the_copies_they_have_in_production() {
+        let skew = ExpertFigures::builtin().popularity.skew;
+        let share = copies(skew);
+        let all: u32 = COPIES_IN_PRODUCTION.iter().sum();
+        assert_eq!(all, LAYERS * 256);
+        let real = |n: &[u32]| f64::from(n.iter().sum::<u32>()) / f64::from(all);
+        // Experts with one, two, three or four, and more copies: within a percentage point of the map's.
+        for cells in [0..1, 1..2, 2..4, 4..12] {
+            let ours: f64 = share[cells.clone()].iter().sum();
+            let real = real(&COPIES_IN_PRODUCTION[cells.clone()]);
+            assert!(
+                (ours - real).abs() < 0.01,
+                "{cells:?}: {ours} against {real}"
+            );
+        }
+        // The tail, where the hot experts are: within half of it either way.
+        let tail = share[7..].iter().sum::<f64>() / real(&COPIES_IN_PRODUCTION[7..]);
+        assert!(
+            (0.5..2.0).contains(&tail),
+            "eight copies and more: {tail} times as often"
+        );
+    }
+
+    #[test]
+    fn the_default_skew_is_the_most_likely_one() {
+        let skew = ExpertFigures::builtin().popularity.skew;
+        let at = likelihood(&copies(skew));
+        for off in [-0.1, 0.1] {
+            let there = likelihood(&copies(skew + off));
+            assert!(there < at, "{}: {there} against {at}", skew + off);
+        }
+    }
+
+    #[test]
+    fn no_skew_is_all_equal() {
+        let load = popularity(64, 0.0, &mut Rng::new(1, 1));
+        assert!(load.iter().all(|l| *l == 1.0));
+    }
+}
