@@ -5,9 +5,11 @@ use supernode_topology::ActorId;
 use crate::fabric::Fabric;
 use crate::layout::Role;
 use crate::message::{Copying, Inbound, Msg, Plane};
+use crate::meter::Meter;
 use crate::runtime::{Actor, Ctx};
 use crate::tally::Tally;
 use crate::time::Ps;
+use crate::trace::{Place, Recorder, What, transfer_number};
 use crate::world::{Shared, World};
 
 /// What an actor can do while it handles a message.
@@ -15,6 +17,8 @@ pub struct Env<'a, 'c> {
     pub ctx: &'a mut Ctx<'c, World>,
     pub fabric: &'a mut Fabric,
     pub tally: &'a mut Tally,
+    pub meters: &'a mut [Meter],
+    pub trace: &'a mut Recorder,
     pub shared: &'a Shared,
     /// Who sent the message that is being handled.
     pub from: Actor,
@@ -134,11 +138,27 @@ impl Env<'_, '_> {
         let port = self.port(me, plane);
         let served = self.fabric.link(port).up.serve(now, ps, bytes);
         let head_ps = served.start_ps + cost.latency_ps;
+        let tail_ps = served.end_ps + cost.latency_ps;
+        self.meter().transfer.record(tail_ps - now);
+        if self.trace.is_on() {
+            let number = transfer_number(me, to, tail_ps);
+            let (start_ps, end_ps) = (served.start_ps, served.end_ps);
+            let place = Place::default();
+            self.span_of(
+                port.0,
+                What::TransferOut,
+                start_ps,
+                end_ps,
+                place,
+                bytes,
+                number,
+            );
+        }
         let inbound = Inbound {
             bytes,
             plane,
             read,
-            tail_ps: served.end_ps + cost.latency_ps,
+            tail_ps,
             then,
         };
         self.ctx
@@ -170,6 +190,20 @@ impl Env<'_, '_> {
             .link(port)
             .down
             .serve(now, cost.per_byte.ps(bytes), bytes);
+        if self.trace.is_on() {
+            let number = transfer_number(from, me, tail_ps);
+            let (start_ps, end_ps) = (served.start_ps, served.end_ps);
+            let place = Place::default();
+            self.span_of(
+                port.0,
+                What::TransferIn,
+                start_ps,
+                end_ps,
+                place,
+                bytes,
+                number,
+            );
+        }
         self.ctx.send_at(served.end_ps.max(tail_ps), me, then);
     }
 

@@ -17,12 +17,14 @@ use crate::fabric::Fabric;
 use crate::fabric::{Board, Paths};
 use crate::layout::{Group, Layout};
 use crate::message::{Copying, Msg};
+use crate::meter::Meter;
 use crate::model::ModelSpec;
 use crate::request::RequestSpec;
-use crate::runtime::{self, RuntimeConfig, RuntimeError, Simulation, Transport};
+use crate::runtime::{self, KindProfile, RuntimeConfig, RuntimeError, Simulation, Transport};
 use crate::stats::RunStats;
 use crate::tally::Tally;
 use crate::time::Ps;
+use crate::trace::{Merge, Record, Recorder, TraceSpec};
 use crate::world::{Shared, World};
 
 /// Which part of serving a workload exercises.
@@ -70,6 +72,15 @@ pub struct Progress {
     pub total: u64,
 }
 
+/// What was recorded since the last time.
+#[derive(Clone, Debug, Default)]
+pub struct Recorded {
+    /// By time, then by actor.
+    pub records: Vec<Record>,
+    /// Records that were given up because too many came at once.
+    pub lost: u64,
+}
+
 /// What the observer wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
@@ -107,6 +118,7 @@ pub struct Supernode {
     shared: Arc<Shared>,
     total: u64,
     concurrency: Option<u32>,
+    merge: Merge,
 }
 
 impl Supernode {
@@ -176,6 +188,11 @@ impl Supernode {
                 cpus,
                 fabric,
                 tally: Tally::default(),
+                meters: vec![
+                    Meter::default();
+                    (machine.die_count() + machine.cpu_count()) as usize
+                ],
+                trace: Recorder::default(),
             });
         }
         let starts: Vec<(u32, Ps)> = worlds
@@ -212,6 +229,7 @@ impl Supernode {
             shared,
             total: load.requests.len() as u64,
             concurrency: load.concurrency,
+            merge: Merge::default(),
         })
     }
 
@@ -245,23 +263,69 @@ impl Supernode {
     /// # Errors
     /// A bug: an actor panicked, or an invariant does not hold.
     pub fn run(&mut self, observe: &mut dyn FnMut(&Progress) -> Flow) -> Result<Ended, RunError> {
+        self.run_recorded(observe, &mut |_| ())
+    }
+
+    /// From now on this is recorded; `None`: nothing. To change it while a machine runs, stop it, and let it go on.
+    pub fn record(&mut self, spec: Option<TraceSpec>) {
+        for world in self.sim.models_mut() {
+            world.trace.set(spec.clone());
+        }
+    }
+
+    /// Measures the wall time of each kind of actor from now on.
+    pub fn measure_profile(&mut self) {
+        self.sim.measure_profile();
+    }
+
+    /// Events and wall time by kind of actor; empty unless it was measured.
+    pub fn profile(&self) -> Vec<KindProfile> {
+        self.sim.profile()
+    }
+
+    /// As [`Supernode::run`]; `take` gets what is recorded as the run goes, in an order that depends on nothing but the
+    /// scenario.
+    ///
+    /// # Errors
+    /// As [`Supernode::run`].
+    pub fn run_recorded(
+        &mut self,
+        observe: &mut dyn FnMut(&Progress) -> Flow,
+        take: &mut dyn FnMut(Recorded),
+    ) -> Result<Ended, RunError> {
+        let merge = &mut self.merge;
         let total = self.total;
         let counters = &self.shared.progress;
         let ended = self
             .sim
-            .run(None, Duration::from_millis(100), &mut |s| {
-                let p = Progress {
-                    now_ps: s.now_ps,
-                    events: s.events,
-                    offered: counters.offered.load(Ordering::Relaxed),
-                    ended: counters.ended.load(Ordering::Relaxed),
-                    total,
-                };
-                match observe(&p) {
-                    Flow::Continue => runtime::Flow::Continue,
-                    Flow::Stop => runtime::Flow::Stop,
-                }
-            })
+            .run_with(
+                None,
+                Duration::from_millis(100),
+                &mut |s| {
+                    let p = Progress {
+                        now_ps: s.now_ps,
+                        events: s.events,
+                        offered: counters.offered.load(Ordering::Relaxed),
+                        ended: counters.ended.load(Ordering::Relaxed),
+                        total,
+                    };
+                    match observe(&p) {
+                        Flow::Continue => runtime::Flow::Continue,
+                        Flow::Stop => runtime::Flow::Stop,
+                    }
+                },
+                &mut |worlds, next_ps| {
+                    for world in worlds {
+                        let lost = world.trace.drain(merge.inbox());
+                        merge.lost += lost;
+                    }
+                    let records = merge.take(next_ps);
+                    let lost = std::mem::take(&mut merge.lost);
+                    if !records.is_empty() || lost > 0 {
+                        take(Recorded { records, lost });
+                    }
+                },
+            )
             .map_err(|e: RuntimeError| RunError::Broken(e.to_string()))?;
         match ended {
             runtime::Ended::Stopped | runtime::Ended::Until => Ok(Ended::Stopped),
@@ -305,6 +369,14 @@ impl Supernode {
             return Err(format!("{offered} requests were put in, {ended} ended"));
         }
         assemble::check_bytes(self.sim.models(), machine)
+    }
+
+    /// What was recorded and not handed out yet, once a run was stopped.
+    pub fn rest(&mut self) -> Recorded {
+        Recorded {
+            records: self.merge.take(Ps::MAX),
+            lost: std::mem::take(&mut self.merge.lost),
+        }
     }
 
     /// Copies `bytes` between the memories of two parts through the actors on the way, on a machine with nothing else

@@ -153,6 +153,15 @@ impl Layout {
         })
     }
 
+    /// The group whose board this is: prefill groups come first.
+    pub fn group_of_board(&self, board: u16) -> &Group {
+        let prefills = self.prefill.len();
+        match (board as usize).checked_sub(prefills) {
+            None => &self.prefill[board as usize],
+            Some(decode) => &self.decode[decode],
+        }
+    }
+
     /// Shard of each node: nodes in turn, so that every instance is spread over all shards.
     pub fn shard_of_node(node: u32, shards: u32) -> u32 {
         node % shards

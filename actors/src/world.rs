@@ -16,10 +16,12 @@ use crate::fabric::{Fabric, Paths, PhaseSend, post};
 use crate::launch::Phase;
 use crate::layout::Layout;
 use crate::message::{Bulk, Msg};
+use crate::meter::Meter;
 use crate::model::ModelSpec;
 use crate::runtime::{Actor, Ctx, Model};
 use crate::tally::Tally;
 use crate::time::Ps;
+use crate::trace::Recorder;
 
 /// What every actor knows from the start: the machine's plan and the parts' costs. Never changes in a run.
 #[derive(Debug)]
@@ -120,6 +122,9 @@ pub struct World {
     pub cpus: Vec<Option<Box<Cpu>>>,
     pub fabric: Fabric,
     pub tally: Tally,
+    /// Of dies and CPUs, by actor; only those of this shard are touched.
+    pub meters: Vec<Meter>,
+    pub trace: Recorder,
 }
 
 impl Model for World {
@@ -128,10 +133,15 @@ impl Model for World {
 
     fn handle(&mut self, to: Actor, from: Actor, msg: Msg, ctx: &mut Ctx<'_, Self>) {
         let shared = Arc::clone(&self.shared);
+        if let Some(meter) = self.meters.get_mut(to as usize) {
+            meter.handled += 1;
+        }
         let mut env = Env {
             ctx,
             fabric: &mut self.fabric,
             tally: &mut self.tally,
+            meters: &mut self.meters,
+            trace: &mut self.trace,
             shared: &shared,
             from,
         };

@@ -11,6 +11,7 @@ use crate::message::{Claim, Msg, Prompt};
 use crate::request::{Outcome, Prefix, RequestRecord, RequestSpec};
 use crate::runtime::Actor;
 use crate::time::Ps;
+use crate::trace::Mark;
 use crate::world::Shared;
 
 /// A request that is in the machine.
@@ -101,6 +102,8 @@ impl Home {
         env.tally.offered += 1;
         env.shared.progress.offered.fetch_add(1, Ordering::Relaxed);
         let id = spec.id;
+        let tokens = (u64::from(spec.output_tokens) << 32) | u64::from(spec.prompt_tokens);
+        env.mark(Mark::Arrived, id, tokens);
         let refusal = too_large(&spec, env.shared);
         self.open.insert(
             id,
@@ -160,6 +163,7 @@ impl Home {
             prefix: std::mem::replace(&mut open.spec.prefix, Prefix::Unique),
             delivered: open.delivered,
         };
+        env.mark(Mark::Asked, request, 0);
         env.control(root, Msg::Prompt(Box::new(prompt)));
     }
 
@@ -200,6 +204,7 @@ impl Home {
         open.cached = cached;
         open.first_token_ps = now;
         open.delivered += 1;
+        env.mark(Mark::FirstToken, request, 1);
         if open.spec.output_tokens <= 1 || env.shared.phase == Phase::Prefill {
             self.end(request, Outcome::Completed, env);
         }
@@ -225,6 +230,9 @@ impl Home {
         );
         if open.delivered == 0 {
             open.first_token_ps = now;
+            env.mark(Mark::FirstToken, request, u64::from(count));
+        } else if !last {
+            env.mark(Mark::TokensHome, request, u64::from(count));
         }
         open.delivered += count;
         if last {
@@ -238,6 +246,11 @@ impl Home {
 
     fn end(&mut self, request: u64, outcome: Outcome, env: &mut Env<'_, '_>) {
         let open = self.open.remove(&request).expect("a request ends once");
+        env.mark(
+            Mark::Ended,
+            request,
+            u64::from(outcome == Outcome::Completed),
+        );
         env.shared.progress.ended.fetch_add(1, Ordering::Relaxed);
         env.tally.ended(RequestRecord {
             id: request,

@@ -77,7 +77,13 @@ impl Store {
         if !ssd.is_empty() {
             let bytes = self.block_bytes * ssd.len() as u64;
             let load = ps_from_s(bytes as f64 / (self.ssd_gb_per_s * 1e9));
-            self.ssd_free_ps = self.ssd_free_ps.max(env.now()) + load;
+            let now = env.now();
+            let start_ps = self.ssd_free_ps.max(now);
+            self.ssd_free_ps = start_ps + load;
+            let meter = env.meter();
+            meter.queue.record(start_ps - now);
+            meter.service.record(load);
+            meter.busy_ps += load;
             env.tally.cache.ssd_read_bytes += bytes;
             let at = self.ssd_free_ps;
             env.at(

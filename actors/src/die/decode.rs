@@ -16,6 +16,7 @@ use crate::fabric::{BySlot, PhaseOut, Returned};
 use crate::message::{Claim, Msg};
 use crate::runtime::Actor;
 use crate::time::{Ps, ps_from_us};
+use crate::trace::{Counter, Mark, Place, Stage, What};
 use crate::world::Shared;
 
 use super::decode_root::{DecodeRoot, Report};
@@ -59,6 +60,8 @@ enum At {
 struct Step {
     number: u32,
     started_ps: Ps,
+    requests: u32,
+    drawn: bool,
     parts: Vec<Microbatch>,
     /// Layers of the running segment: `[first, end)` in MoE layers; 0-based over main and MTP layers.
     end_layer: u32,
@@ -72,6 +75,23 @@ struct Step {
     dispatch_sent_ps: Ps,
     moe_started_ps: Ps,
     stage_from_ps: Ps,
+}
+
+impl Step {
+    /// Layer `layer` of the model in microbatch `part` of `parts`.
+    fn place(&self, layer: u16, part: usize, parts: usize) -> Place {
+        Place {
+            run: self.number,
+            layer,
+            part: part as u8,
+            parts: parts as u8,
+        }
+    }
+}
+
+/// The layer of the model that is MoE layer `layer`.
+fn moe_layer(layer: u32, env: &Env<'_, '_>) -> u16 {
+    (env.shared.model.dense_layers + layer) as u16
 }
 
 /// A die of a decode group.
@@ -172,6 +192,7 @@ impl DecodeRank {
             let (from, claim) = self.waiting.pop_front().expect("it was just there");
             self.slots_used += 1;
             self.kv_tokens_used += kv;
+            env.mark(Mark::SlotGranted, claim.request, 0);
             if claim.kv_in_place {
                 self.join(claim, env);
             } else {
@@ -193,6 +214,7 @@ impl DecodeRank {
             .position(|c| c.request == request)
             .expect("KV comes to who granted it");
         let claim = self.granted.swap_remove(i);
+        env.mark(Mark::KvMoved, request, 0);
         self.join(claim, env);
     }
 
@@ -232,6 +254,7 @@ impl DecodeRank {
     ) {
         let now = env.now();
         for claim in self.joining.drain(..) {
+            env.mark(Mark::Joined, claim.request, 0);
             self.active.push(Active {
                 context: claim.context,
                 left: claim.left,
@@ -243,6 +266,9 @@ impl DecodeRank {
         }
         self.step.number = step;
         self.step.started_ps = now;
+        self.step.requests = self.active.len() as u32;
+        self.step.drawn = drawn_ps.is_some();
+        self.observe(env);
         if let Some(ps) = drawn_ps {
             env.after(ps, Msg::StepEnd);
             return;
@@ -283,7 +309,8 @@ impl DecodeRank {
         let dense_ps = times
             .dense_layers_ps(whole)
             .max(env.shared.phase_lookahead_ps);
-        env.tally.decode_stage("dense_layers", dense_ps);
+        let place = s.place(0, 0, 1);
+        env.stage(Stage::DenseLayers, now, now + dense_ps, place, 0, 0);
         if s.end_layer == 0 {
             env.after(dense_ps, Msg::SegmentDone);
         } else {
@@ -305,11 +332,10 @@ impl DecodeRank {
             s.attention_busy = true;
             let part = &mut s.parts[i];
             part.at = At::Attention;
-            env.tally.decode_stage("attention", part.attention_ps);
-            env.at(
-                at_ps + part.attention_ps,
-                Msg::AttentionDone { part: i as u8 },
-            );
+            let (layer, end_ps) = (part.layer, at_ps + part.attention_ps);
+            let place = s.place(moe_layer(layer, env), i, s.parts.len());
+            env.stage(Stage::Attention, at_ps, end_ps, place, 0, 0);
+            env.at(end_ps, Msg::AttentionDone { part: i as u8 });
         }
     }
 
@@ -335,10 +361,11 @@ impl DecodeRank {
         let shared = env.shared;
         let load = s.parts[i].load;
         let share = s.moe_share.expect("a step is running");
-        env.tally
-            .decode_stage("wait_moe_stream", now - s.parts[i].since_ps);
+        let place = s.place(moe_layer(layer, env), i, s.parts.len());
+        let since_ps = s.parts[i].since_ps;
+        env.stage(Stage::WaitMoeStream, since_ps, now, place, 0, 0);
         let gate_ps = shared.decode_times.gate_ps(load.tokens, share);
-        env.tally.decode_stage("gate", gate_ps);
+        env.stage(Stage::Gate, now, now + gate_ps, place, 0, 0);
         self.choose_experts(layer, load.tokens, env);
         let cal = &shared.cal.dispatch;
         let prepare_ps =
@@ -354,6 +381,8 @@ impl DecodeRank {
             issue_ps: (cal.issue_ns * 1e3 / share.vector) as Ps,
             flag_ps: (cal.flag_ns * 1e3) as Ps,
             barrier_ps: ps_from_us(cal.barrier_us),
+            stage: Stage::Dispatch,
+            place,
             units: &BySlot(&self.by_slot, self.per_slot.len()),
         });
         let s = &mut self.step;
@@ -425,6 +454,8 @@ impl DecodeRank {
             complete_ps, hash, ..
         } = env.fabric.boards[self.board as usize].take(self.rank, 0, phase, &mut received);
         let complete_ps = complete_ps.max(now);
+        let waited = env.waited_for(self.board, self.rank, 0, phase, complete_ps);
+        let place = self.moe_place(env);
         env.tally.fold(hash);
         let dispatch = phase == self.phase && phase % 2 == 1;
         if dispatch {
@@ -437,15 +468,24 @@ impl DecodeRank {
             }
             let units: u32 = self.per_slot.iter().sum();
             env.tally.slot_load(&self.per_slot);
+            env.meter().expert_tokens += u64::from(units);
             let cal = &shared.cal.dispatch;
             let bytes = f64::from(units) * f64::from(dispatch_bytes(shared)) * cal.assemble_passes;
             let assemble_ps = ps_from_us(cal.assemble_us)
                 + crate::time::ps_from_s(shared.decode_times.roof.vector_s(bytes, share));
             let experts_ps = shared.decode_times.experts_ps(&self.per_slot, share);
             let start = complete_ps + assemble_ps;
-            env.tally
-                .decode_stage("dispatch", start - self.step.stage_from_ps);
-            env.tally.decode_stage("experts", experts_ps);
+            let from_ps = self.step.stage_from_ps;
+            env.stage(Stage::Dispatch, from_ps, start, place, waited.0, waited.1);
+            let busiest = env.busiest_expert(self.rank, place.layer, &self.per_slot);
+            env.stage(
+                Stage::Experts,
+                start,
+                start + experts_ps,
+                place,
+                busiest.0,
+                busiest.1,
+            );
             self.step.stage_from_ps = start + experts_ps;
             self.received = received;
             env.at(start + experts_ps, Msg::ExpertsDone);
@@ -457,10 +497,24 @@ impl DecodeRank {
             let bytes = tokens * copies * f64::from(combine_bytes(shared)) * cal.sum_passes;
             let sum_ps = ps_from_us(cal.sum_us)
                 + crate::time::ps_from_s(shared.decode_times.roof.vector_s(bytes, share));
-            env.tally
-                .decode_stage("combine", complete_ps + sum_ps - self.step.stage_from_ps);
+            let from_ps = self.step.stage_from_ps;
+            env.stage(
+                Stage::Combine,
+                from_ps,
+                complete_ps + sum_ps,
+                place,
+                waited.0,
+                waited.1,
+            );
             env.at(complete_ps + sum_ps, Msg::LayerDone);
         }
+    }
+
+    /// Where the MoE stream is.
+    fn moe_place(&self, env: &Env<'_, '_>) -> Place {
+        let s = &self.step;
+        let i = s.moe_busy.expect("the MoE stream is at work");
+        s.place(moe_layer(s.parts[i].layer, env), i, s.parts.len())
     }
 
     /// The experts have run: their outputs go back where the tokens came from.
@@ -479,6 +533,8 @@ impl DecodeRank {
             issue_ps: (cal.issue_ns * 1e3 / share.vector) as Ps,
             flag_ps: (cal.flag_ns * 1e3) as Ps,
             barrier_ps: ps_from_us(cal.barrier_us),
+            stage: Stage::Combine,
+            place: self.moe_place(env),
             units: &Returned(&self.received, self.received.len() / self.per_slot.len()),
         });
     }
@@ -508,7 +564,9 @@ impl DecodeRank {
             if s.segments_left > 0 {
                 ps += env.shared.decode_times.mtp_join_ps(tokens);
             }
-            env.tally.decode_stage("head", ps);
+            let last = s.end_layer.saturating_sub(1);
+            let place = s.place(moe_layer(last, env), 0, 1);
+            env.stage(Stage::Head, now, now + ps, place, 0, 0);
             env.after(ps.max(env.shared.phase_lookahead_ps), Msg::SegmentDone);
             return;
         }
@@ -554,6 +612,8 @@ impl DecodeRank {
             a.context += n;
             a.unsent += n;
             made += n;
+            let stepped = (u64::from(self.step.number) << 32) | u64::from(n);
+            env.mark(Mark::Stepped, a.claim.request, stepped);
             env.tally.itl.record(now - a.last_token_ps);
             a.last_token_ps = now;
             let last = a.left == 0;
@@ -578,6 +638,12 @@ impl DecodeRank {
             }
         }
         env.tally.decode_tokens(now, made);
+        if !self.step.drawn {
+            env.meter().stepped_ps += now - self.step.started_ps;
+        }
+        let (started_ps, requests) = (self.step.started_ps, u64::from(self.step.requests));
+        let (place, drawn) = (self.step.place(0, 0, 1), u64::from(self.step.drawn));
+        env.span(What::Step, started_ps, now, place, requests, drawn);
         self.grant_waiting(env);
         let context_sum = self
             .active
@@ -601,6 +667,15 @@ impl DecodeRank {
                 duration_ps: now - self.step.started_ps,
             },
         );
+    }
+
+    /// What this die's counters show.
+    fn observe(&self, env: &mut Env<'_, '_>) {
+        if env.trace.is_on() {
+            env.counter(Counter::BatchSize, self.active.len() as u64);
+            env.counter(Counter::KvTokens, self.kv_tokens_used);
+            env.counter(Counter::QueueDepth, self.waiting.len() as u64);
+        }
     }
 
     /// Everything given back: true at the end of every quiet run.

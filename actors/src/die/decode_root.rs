@@ -9,6 +9,7 @@ use crate::env::Env;
 use crate::message::Msg;
 use crate::runtime::Actor;
 use crate::time::{Ps, ps_from_us};
+use crate::trace::{Place, What};
 use crate::world::Shared;
 
 use super::calibrate::{Calibrator, Condition, Verdict};
@@ -103,6 +104,14 @@ impl DecodeRoot {
             .is_some_and(|c| u64::from(self.batch) * 20 >= u64::from(c) * 19);
         env.tally
             .decode_step(now - self.started_ps, self.batch, self.made, full);
+        env.meter().group_busy_ps += now.saturating_sub(self.started_ps);
+        let place = Place {
+            run: self.step,
+            parts: 1,
+            ..Place::default()
+        };
+        let (batch, drawn) = (u64::from(self.batch), u64::from(!self.calibrator.simulated));
+        env.span(What::GroupStep, self.started_ps, now, place, batch, drawn);
         let condition = self.condition.take().expect("a step has a condition");
         let estimate = estimate_ps(&condition, env.shared);
         self.calibrator.ended(

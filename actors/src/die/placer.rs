@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use crate::env::Env;
 use crate::message::{Claim, Msg};
 use crate::runtime::Actor;
+use crate::trace::Mark;
 
 /// Most dies asked in one round.
 const CHOICES_MAX: u32 = 32;
@@ -68,6 +69,7 @@ impl Placer {
             return;
         }
         let ask = self.asks.remove(&request).expect("it was just there");
+        env.mark(Mark::SlotFound, request, 0);
         env.control(die, Msg::SlotClaim(Box::new(ask.claim)));
     }
 

@@ -19,6 +19,7 @@ use crate::message::{
 };
 use crate::runtime::Actor;
 use crate::time::{Ps, ps_from_s, ps_from_us};
+use crate::trace::{Mark, Place, Stage as Op, What};
 use crate::world::Shared;
 
 use super::decode::{combine_bytes, dispatch_bytes};
@@ -49,13 +50,28 @@ struct Part {
     since_ps: Ps,
     phase: u32,
     received: Vec<u16>,
+    /// Who the collective before was waiting for, and until when.
+    waited: (u64, u64),
 }
 
 #[derive(Debug)]
 struct Work {
     batch: u64,
+    started_ps: Ps,
     finishing: u32,
     parts: Vec<Part>,
+}
+
+impl Work {
+    /// Where microbatch `i` is.
+    fn place(&self, i: usize) -> Place {
+        Place {
+            run: self.batch as u32,
+            layer: self.parts[i].layer as u16,
+            part: i as u8,
+            parts: self.parts.len() as u8,
+        }
+    }
 }
 
 /// A die of a prefill group.
@@ -159,7 +175,11 @@ impl PrefillRank {
 
     /// Timer: a drawn batch is over (root), or this rank's last operator is.
     pub fn batch_end(&mut self, batch: u64, env: &mut Env<'_, '_>) {
-        if self.work.take_if(|w| w.batch == batch).is_some() {
+        if let Some(w) = self.work.take_if(|w| w.batch == batch) {
+            let (started_ps, now) = (w.started_ps, env.now());
+            env.meter().stepped_ps += now - started_ps;
+            let tokens = w.parts.iter().map(|p| p.load.tokens).sum();
+            env.span(What::Batch, started_ps, now, w.place(0), tokens, 0);
             let root = env
                 .shared
                 .die_actor(env.shared.layout.prefill[self.group as usize].root());
@@ -189,6 +209,7 @@ impl PrefillRank {
         self.vector_free_ps = self.vector_free_ps.max(now);
         self.work = Some(Work {
             batch: work.batch,
+            started_ps: now,
             finishing: work.finishing,
             parts,
         });
@@ -241,8 +262,8 @@ impl PrefillRank {
                 let at = self.on_cube(times.dense_mlp_ps(load), now);
                 done(env, at);
             }
-            Stage::Gather => self.collective(i, times.gather_bytes(load), env),
-            Stage::Scatter => self.collective(i, times.scatter_bytes(load), env),
+            Stage::Gather => self.collective(i, Op::Gather, times.gather_bytes(load), env),
+            Stage::Scatter => self.collective(i, Op::Scatter, times.scatter_bytes(load), env),
             Stage::Dispatch => {
                 let moe_layer = layer - env.shared.model.dense_layers;
                 self.dispatch(i, moe_layer, env);
@@ -260,8 +281,12 @@ impl PrefillRank {
         phase
     }
 
+    fn place(&self, i: usize) -> Place {
+        self.work.as_ref().expect("a batch is running").place(i)
+    }
+
     /// Sends `bytes` to every other rank by SDMA.
-    fn collective(&mut self, i: usize, bytes: u64, env: &mut Env<'_, '_>) {
+    fn collective(&mut self, i: usize, stage: Op, bytes: u64, env: &mut Env<'_, '_>) {
         let phase = self.next_phase(i);
         let start_ps = env.now() + ps_from_us(env.shared.cal.prefill.collective_startup_us);
         env.send_phase(&PhaseOut {
@@ -274,6 +299,8 @@ impl PrefillRank {
             issue_ps: 0,
             flag_ps: 0,
             barrier_ps: 0,
+            stage,
+            place: self.place(i),
             units: &ToEach(1),
         });
     }
@@ -303,6 +330,8 @@ impl PrefillRank {
             issue_ps: (cal.issue_ns * 1e3) as Ps,
             flag_ps: (cal.flag_ns * 1e3) as Ps,
             barrier_ps: ps_from_us(cal.barrier_us),
+            stage: Op::PrefillDispatch,
+            place: self.place(i),
             units: &BySlot(&self.by_slot, self.slots),
         });
         // The vector cores issue the writes.
@@ -355,19 +384,20 @@ impl PrefillRank {
         let shared = env.shared;
         let now = env.now();
         let work = self.work.as_mut().expect("a batch is running");
+        let place = work.place(i as usize);
         let part = &mut work.parts[i as usize];
-        let spent = now - part.since_ps;
+        let since = part.since_ps;
         match part.stage {
             Stage::Latents => {
-                env.tally.prefill_stage("latents", spent);
+                env.stage(Op::Latents, since, now, place, 0, 0);
                 part.stage = Stage::Gather;
             }
             Stage::Heads => {
-                env.tally.prefill_stage("heads", spent);
+                env.stage(Op::Heads, since, now, place, 0, 0);
                 part.stage = Stage::Scatter;
             }
             Stage::Output => {
-                env.tally.prefill_stage("output", spent);
+                env.stage(Op::Output, since, now, place, 0, 0);
                 part.stage = if part.layer < shared.model.dense_layers {
                     Stage::Dense
                 } else {
@@ -375,18 +405,18 @@ impl PrefillRank {
                 };
             }
             Stage::Experts => {
-                env.tally.prefill_stage("experts", spent);
+                env.stage(Op::PrefillExperts, since, now, place, 0, 0);
                 part.stage = Stage::Combine;
                 part.since_ps = now;
                 return self.combine(i as usize, env);
             }
             Stage::Dense | Stage::Combine => {
-                let name = if part.stage == Stage::Dense {
-                    "dense_mlp"
+                let (op, waited) = if part.stage == Stage::Dense {
+                    (Op::DenseMlp, (0, 0))
                 } else {
-                    "combine"
+                    (Op::PrefillCombine, part.waited)
                 };
-                env.tally.prefill_stage(name, spent);
+                env.stage(op, since, now, place, waited.0, waited.1);
                 part.layer += 1;
                 part.stage = Stage::Latents;
                 if part.layer == shared.model.layers {
@@ -435,6 +465,8 @@ impl PrefillRank {
             issue_ps: (cal.issue_ns * 1e3) as Ps,
             flag_ps: (cal.flag_ns * 1e3) as Ps,
             barrier_ps: ps_from_us(cal.barrier_us),
+            stage: Op::PrefillCombine,
+            place: self.place(i),
             units: &Returned(&received, self.ranks as usize),
         });
         self.work.as_mut().expect("a batch is running").parts[i].received = received;
@@ -457,6 +489,8 @@ impl PrefillRank {
             env.fabric.boards[self.group as usize].take(self.rank, channel, phase, &mut received);
         env.tally.fold(receipt.hash);
         let complete = receipt.complete_ps.max(now);
+        let waited = env.waited_for(self.group, self.rank, channel, phase, complete);
+        let place = self.work.as_ref().expect("a batch is running").place(i);
         let per_slot: Vec<u32> = (0..self.slots)
             .map(|s| {
                 received[s * self.ranks as usize..(s + 1) * self.ranks as usize]
@@ -470,12 +504,12 @@ impl PrefillRank {
         let (stage, since, load) = (part.stage, part.since_ps, part.load);
         match stage {
             Stage::Gather | Stage::Scatter => {
-                let (name, next) = if stage == Stage::Gather {
-                    ("gather", Stage::Heads)
+                let (op, next) = if stage == Stage::Gather {
+                    (Op::Gather, Stage::Heads)
                 } else {
-                    ("scatter", Stage::Output)
+                    (Op::Scatter, Stage::Output)
                 };
-                env.tally.prefill_stage(name, complete - since);
+                env.stage(op, since, complete, place, waited.0, waited.1);
                 part.received.fill(0);
                 part.stage = next;
                 if complete > now {
@@ -494,7 +528,9 @@ impl PrefillRank {
                     + ps_from_s(times.roof.vector_s(bytes, Share::WHOLE));
                 env.tally.slot_load(&per_slot);
                 let assembled = self.on_vector(assemble, complete);
-                env.tally.prefill_stage("dispatch", assembled - since);
+                let op = Op::PrefillDispatch;
+                env.stage(op, since, assembled, place, waited.0, waited.1);
+                env.meter().expert_tokens += u64::from(units);
                 let at = self.on_cube(times.experts_ps(&per_slot), assembled);
                 let part = &mut self.work.as_mut().expect("a batch is running").parts[i];
                 part.stage = Stage::Experts;
@@ -509,6 +545,7 @@ impl PrefillRank {
                 let sum =
                     ps_from_us(cal.sum_us) + ps_from_s(times.roof.vector_s(bytes, Share::WHOLE));
                 let at = self.on_vector(sum, complete);
+                self.work.as_mut().expect("a batch is running").parts[i].waited = waited;
                 env.at(at, Msg::Computed { part: channel });
             }
             other => unreachable!("a collective ended in stage {other:?}"),
@@ -526,6 +563,7 @@ impl PrefillRank {
     /// die is looked for.
     pub fn handoff(&mut self, h: Handoff, env: &mut Env<'_, '_>) {
         let shared = env.shared;
+        env.mark(Mark::HandedOff, h.prompt.request, 0);
         let home = shared.cpu_actor(h.prompt.home);
         env.control(
             home,
@@ -579,6 +617,7 @@ impl PrefillRank {
             .handoffs
             .remove(&request)
             .expect("a slot was asked for this request");
+        env.mark(Mark::GrantHeard, request, 0);
         let bytes = (f64::from(h.prompt.prompt_tokens) * env.shared.kv_bytes_per_token) as u64;
         let plane = match env.shared.serving.kv_transfer.plane {
             KvPlane::Rdma => Plane::Rdma,

@@ -12,6 +12,7 @@ use crate::message::{
 use crate::request::Prefix;
 use crate::runtime::Actor;
 use crate::time::Ps;
+use crate::trace::{Counter, Mark, Place, What};
 use crate::world::Shared;
 
 use super::calibrate::{Calibrator, Condition, Verdict};
@@ -94,6 +95,7 @@ impl PrefillRoot {
     pub fn prompt(&mut self, prompt: Prompt, env: &mut Env<'_, '_>) {
         self.backlog += u64::from(prompt.prompt_tokens);
         let request = prompt.request;
+        env.mark(Mark::AtPrefill, request, 0);
         let keys = block_keys(&prompt, env.shared);
         let job = Job {
             prompt,
@@ -151,6 +153,7 @@ impl PrefillRoot {
         if f.replies_awaited > 0 {
             return;
         }
+        env.mark(Mark::LookedUp, request, 0);
         // KV of a block is of use only with all blocks before it.
         let block = env.shared.serving.cache.block_tokens;
         let mut hits = f.held.iter().take_while(|h| **h).count() as u32;
@@ -209,6 +212,7 @@ impl PrefillRoot {
         if f.blocks_awaited == 0 {
             let f = self.fetching.remove(&request).expect("it was just there");
             let mut job = f.job;
+            env.mark(Mark::BlocksRead, request, u64::from(job.cached_blocks));
             job.cached_tokens = job.cached_blocks * env.shared.serving.cache.block_tokens;
             env.tally.cache.hit_blocks += u64::from(job.cached_blocks);
             env.tally.cache.hit_tokens += u64::from(job.cached_tokens);
@@ -219,6 +223,7 @@ impl PrefillRoot {
 
     fn enqueue(&mut self, job: Job, env: &mut Env<'_, '_>) {
         self.queue.push_back(job);
+        env.counter(Counter::PromptQueue, self.queue.len() as u64);
         if self.running.is_none() {
             self.start(env);
         }
@@ -242,6 +247,9 @@ impl PrefillRoot {
             context += before;
             tokens += n;
             requests += 1;
+            if job.computed == 0 {
+                env.mark(Mark::Batched, job.prompt.request, self.batches + 1);
+            }
             job.computed += n as u32;
             if job.left() == 0 {
                 finished.push(self.queue.pop_front().expect("it was just there"));
@@ -325,6 +333,22 @@ impl PrefillRoot {
         let r = self.running.take().expect("it was just there");
         let now = env.now();
         let duration = now - r.started_ps;
+        env.meter().group_busy_ps += duration;
+        let place = Place {
+            run: r.id as u32,
+            parts: 1,
+            ..Place::default()
+        };
+        let drawn = u64::from(!self.calibrator.simulated);
+        env.span(
+            What::GroupBatch,
+            r.started_ps,
+            now,
+            place,
+            r.new_tokens,
+            drawn,
+        );
+        env.counter(Counter::PromptQueue, self.queue.len() as u64);
         self.calibrator.ended(
             &r.condition,
             r.estimate_ps,
@@ -347,6 +371,7 @@ impl PrefillRoot {
         let dies = &env.shared.layout.prefill[self.group as usize].dies;
         for job in r.finished {
             env.tally.cache.prompt_tokens += u64::from(job.prompt.prompt_tokens);
+            env.mark(Mark::Computed, job.prompt.request, 0);
             let die = dies[(mix(job.prompt.request) % dies.len() as u64) as usize];
             let new_blocks = job.keys[job.cached_blocks as usize..].to_vec();
             let handoff = Handoff {

@@ -172,6 +172,23 @@ impl Board {
         last
     }
 
+    /// The source whose flag was the last to reach `rank`. To be asked before anything of the phase after the next is
+    /// posted: at the latest when the rank has collected this one.
+    pub fn last_flag_from(&self, channel: u8, phase: u32, rank: u16) -> u16 {
+        let t = &self.tags[((channel << 1) | (phase & 1) as u8) as usize];
+        let (n, d) = (self.ranks as usize, rank as usize);
+        let arrival = |s: usize| {
+            let from = t.flags_from_ps[s];
+            if s == d {
+                return from + t.flag_ps * n as Ps;
+            }
+            let place = if d > s { d - s } else { d + n - s };
+            let same_node = self.node_of_rank[s] == self.node_of_rank[d];
+            from + place as Ps * t.flag_ps + self.cost.at(same_node).latency_ps
+        };
+        (0..n).max_by_key(|&s| arrival(s)).unwrap_or(d) as u16
+    }
+
     /// Lets `rank`'s lanes serve all that has reached them by `now_ps`.
     pub fn serve(&mut self, rank: u16, now_ps: Ps, lanes: &mut Direction) {
         let inbox = &mut self.inboxes[self.index_of[rank as usize] as usize];

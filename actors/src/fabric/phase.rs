@@ -6,6 +6,7 @@ use crate::layout::Layout;
 use crate::message::{Bulk, Msg, Parcel};
 use crate::runtime::Ctx;
 use crate::time::Ps;
+use crate::trace::{Limit, Place, Stage, What};
 use crate::world::{Shared, World};
 
 /// One source's part in a collective phase.
@@ -21,6 +22,9 @@ pub struct PhaseOut<'a> {
     pub issue_ps: Ps,
     pub flag_ps: Ps,
     pub barrier_ps: Ps,
+    /// What it is part of.
+    pub stage: Stage,
+    pub place: Place,
     /// Units for each (rank, slot), rank-major.
     pub units: &'a dyn Units,
 }
@@ -181,6 +185,24 @@ impl Env<'_, '_> {
         // Data first, then a barrier of the vector cores, then the flags.
         let sent = cursor.max(lane_free).max(sio_free);
         let flags_from_ps = sent + p.barrier_ps;
+        if self.trace.is_on() {
+            let limit = if sent == cursor {
+                Limit::Cores
+            } else if sent == lane_free {
+                Limit::Lanes
+            } else {
+                Limit::Sio
+            };
+            let what = What::Send(p.stage);
+            let (start_ps, bytes) = (p.start_ps, lane_bytes);
+            self.span(what, start_ps, flags_from_ps, p.place, bytes, limit as u64);
+            if lane_busy > 0 {
+                let what = What::PhaseOut;
+                self.span_of(
+                    lane_id.0, what, start_ps, lane_free, p.place, bytes, messages,
+                );
+            }
+        }
         let send = PhaseSend {
             channel: p.channel,
             phase: p.phase,

@@ -8,7 +8,7 @@ use crossbeam_channel::bounded;
 
 use super::executor::{Done, Executor, Slice, Tally, Terms, connect};
 use super::pace::{Pace, Placement};
-use super::profile::KindProfile;
+use super::profile::{KindProfile, Profile};
 use super::rng::fold;
 use super::shard::{Core, Shard};
 use super::{Actor, Model, OUTSIDE, RuntimeConfig, RuntimeError, Transport, panics, queue};
@@ -129,6 +129,21 @@ impl<M: Model> Simulation<M> {
         wall_slice: Duration,
         observe: &mut dyn FnMut(&SliceReport) -> Flow,
     ) -> Result<Ended, RuntimeError> {
+        self.run_with(until, wall_slice, observe, &mut |_, _| ())
+    }
+
+    /// As [`Simulation::run`]; `between` sees the models whenever the shards are back (every few milliseconds, and at
+    /// the end), with the time before which no event is left.
+    ///
+    /// # Errors
+    /// As [`Simulation::run`].
+    pub fn run_with(
+        &mut self,
+        until: Option<Ps>,
+        wall_slice: Duration,
+        observe: &mut dyn FnMut(&SliceReport) -> Flow,
+        between: &mut dyn FnMut(&mut [M], Ps),
+    ) -> Result<Ended, RuntimeError> {
         let started = Instant::now();
         let mut observed = started;
         let mut windows = 0;
@@ -157,6 +172,8 @@ impl<M: Model> Simulation<M> {
                 .max()
                 .unwrap_or(0)
                 .max(self.floor_ps);
+            let next_ps = self.cores.iter_mut().map(|c| c.horizon().0).min();
+            between(&mut self.models, next_ps.unwrap_or(Ps::MAX));
             if tally.done {
                 let left = self.cores.iter().any(|c| c.pending() > 0);
                 if left {
@@ -295,6 +312,14 @@ impl<M: Model> Simulation<M> {
     /// Virtual time that has been reached: of the last event, or `until`.
     pub fn now(&self) -> Ps {
         self.floor_ps
+    }
+
+    /// Measures wall time by kind of actor from now on.
+    pub fn measure_profile(&mut self) {
+        for core in &mut self.cores {
+            core.profile
+                .get_or_insert_with(|| Box::new(Profile::new(M::kind_names().len())));
+        }
     }
 
     /// Wall time by kind of actor; empty unless the configuration asked for it.

@@ -1,0 +1,134 @@
+//! How actors say what they do: one call says it to the report, to the actor's own meter, and to the trace.
+
+use super::{Counter, Mark, Place, Record, Stage, What};
+use crate::env::Env;
+use crate::experts::Plan;
+use crate::meter::Meter;
+use crate::runtime::Actor;
+use crate::time::Ps;
+
+impl Env<'_, '_> {
+    /// The meter of the actor that handles the message.
+    pub fn meter(&mut self) -> &mut Meter {
+        let me = self.ctx.me();
+        &mut self.meters[me as usize]
+    }
+
+    /// This die's stage of a layer lasts from `start_ps` to `end_ps`; `a` and `b` as `What::Stage` has them.
+    #[inline]
+    pub fn stage(&mut self, stage: Stage, start_ps: Ps, end_ps: Ps, place: Place, a: u64, b: u64) {
+        let ps = end_ps - start_ps;
+        if stage.is_decode() {
+            self.tally.decode_stage(stage.name(), ps);
+        } else {
+            self.tally.prefill_stage(stage.name(), ps);
+        }
+        self.meter().stage(stage, ps, place.parts);
+        self.span(What::Stage(stage), start_ps, end_ps, place, a, b);
+    }
+
+    /// A span on the track of the actor that handles the message.
+    #[inline]
+    pub fn span(&mut self, what: What, start_ps: Ps, end_ps: Ps, place: Place, a: u64, b: u64) {
+        let me = self.ctx.me();
+        self.span_of(me, what, start_ps, end_ps, place, a, b);
+    }
+
+    /// A span on the track of another actor of the same node: one of its links.
+    #[inline]
+    #[expect(clippy::too_many_arguments, reason = "the fields of one record")]
+    pub fn span_of(
+        &mut self,
+        actor: Actor,
+        what: What,
+        start_ps: Ps,
+        end_ps: Ps,
+        place: Place,
+        a: u64,
+        b: u64,
+    ) {
+        if self.trace.is_on() {
+            self.trace.span(Record {
+                at_ps: self.ctx.now(),
+                start_ps,
+                end_ps,
+                actor,
+                what,
+                place,
+                a,
+                b,
+            });
+        }
+    }
+
+    /// A request has come to `mark`, at this actor.
+    #[inline]
+    pub fn mark(&mut self, mark: Mark, request: u64, b: u64) {
+        self.trace
+            .mark(self.ctx.now(), self.ctx.me(), mark, request, b);
+    }
+
+    /// A count of this actor's from now on.
+    #[inline]
+    pub fn counter(&mut self, counter: Counter, value: u64) {
+        if self.trace.is_on() {
+            let now = self.ctx.now();
+            self.span(What::Counter(counter), now, now, Place::default(), value, 0);
+        }
+    }
+}
+
+impl Env<'_, '_> {
+    /// Who this rank waited for in a phase that was complete at `complete_ps`: the die whose flag came last, or the own
+    /// lanes if data was queueing there after the last flag; plus 1, and when the wait was over. (0, 0) when nobody
+    /// asks.
+    pub fn waited_for(
+        &self,
+        board: u16,
+        rank: u16,
+        channel: u8,
+        phase: u32,
+        complete_ps: Ps,
+    ) -> (u64, u64) {
+        let me = self.ctx.me();
+        if !self.trace.wants(me) {
+            return (0, 0);
+        }
+        let shared = self.shared;
+        if complete_ps > self.ctx.now() {
+            let lane = shared.machine.die_lane(shared.die_index(me), 0);
+            return (u64::from(lane.0) + 1, complete_ps);
+        }
+        let source = self.fabric.boards[board as usize].last_flag_from(channel, phase, rank);
+        let die = shared.layout.group_of_board(board).dies[source as usize];
+        (u64::from(shared.die_actor(die)) + 1, complete_ps)
+    }
+
+    /// The routed expert of decode rank `rank` that got most tokens, with `per_slot` tokens by slot, and those tokens
+    /// with the tokens of all slots in the high half. A shared expert is one past the routed ones. (0, 0) when nobody
+    /// asks.
+    pub fn busiest_expert(&self, rank: u16, layer: u16, per_slot: &[u32]) -> (u64, u64) {
+        if !self.trace.wants(self.ctx.me()) {
+            return (0, 0);
+        }
+        let Some(experts) = &self.shared.decode_experts else {
+            return (0, 0);
+        };
+        let (plan, _) = experts.at(u32::from(layer) - self.shared.model.dense_layers);
+        busiest(plan, u32::from(rank), per_slot)
+    }
+}
+
+fn busiest(plan: &Plan, rank: u32, per_slot: &[u32]) -> (u64, u64) {
+    let (slot, most) = per_slot
+        .iter()
+        .enumerate()
+        .max_by_key(|&(i, n)| (n, std::cmp::Reverse(i)))
+        .map_or((0, 0), |(i, n)| (i as u32, *n));
+    let global = rank * per_slot.len() as u32 + slot;
+    let expert = (0..plan.experts())
+        .find(|&e| plan.copies_of(e).iter().any(|&s| u32::from(s) == global))
+        .unwrap_or(plan.experts());
+    let all: u32 = per_slot.iter().sum();
+    (expert as u64, (u64::from(all) << 32) | u64::from(most))
+}
