@@ -120,7 +120,7 @@ pub struct PrefillReport {
     pub tokens: u64,
     pub batches: u64,
     pub requests_per_batch: f64,
-    /// Mean over the instances.
+    /// Of the whole run, mean over the instances.
     pub busy_share: f64,
 }
 
@@ -235,7 +235,7 @@ impl Report {
             },
             prefill: prefill(
                 &s.prefill,
-                inputs.prefill_instances,
+                s.end_ps as f64 * f64::from(inputs.prefill_instances),
                 inputs.int8_tops_per_npu,
             ),
             decode: decode(&s.decode, inputs.decode_instances, inputs.int8_tops_per_npu),
@@ -310,7 +310,8 @@ impl Report {
     }
 }
 
-fn prefill(p: &PoolStats, instances: u32, tops: f64) -> PrefillReport {
+/// `whole_ps`: the run's length, once for each instance.
+fn prefill(p: &PoolStats, whole_ps: f64, tops: f64) -> PrefillReport {
     let per_npu = tokens_per_s_per_npu(p);
     PrefillReport {
         tokens_per_s_per_npu: per_npu,
@@ -319,7 +320,7 @@ fn prefill(p: &PoolStats, instances: u32, tops: f64) -> PrefillReport {
         tokens: p.tokens,
         batches: p.steps,
         requests_per_batch: ratio(p.batch_sum as f64, p.steps as f64),
-        busy_share: ratio(p.busy_ps as f64, p.span_ps as f64 * f64::from(instances)),
+        busy_share: ratio(p.busy_ps as f64, whole_ps),
     }
 }
 

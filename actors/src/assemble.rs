@@ -267,7 +267,10 @@ pub fn stats(sim: &Simulation<World>, shared: &Shared, concurrency: Option<u32>)
     };
     s.prefill.npus = npus(&shared.layout.prefill);
     s.decode.npus = npus(&shared.layout.decode);
-    let (mut p_full, mut d_full) = ((0u64, 0 as Ps), (0u64, 0 as Ps));
+    let (mut p_steady, mut d_steady) = ((0u64, 0 as Ps), (0u64, 0 as Ps));
+    let add = |sum: &mut (u64, Ps), (tokens, ps): (u64, Ps)| {
+        *sum = (sum.0 + tokens, sum.1 + ps);
+    };
     for w in sim.models() {
         let t = &w.tally;
         hash = hash.wrapping_add(t.hash);
@@ -312,11 +315,8 @@ pub fn stats(sim: &Simulation<World>, shared: &Shared, concurrency: Option<u32>)
         s.decode.busy_ps += t.decode_busy_ps;
         s.decode.batch_sum += t.decode_batch_sum;
         s.decode.tokens += t.decode_tokens;
-        p_full = (
-            p_full.0 + t.prefill_full_tokens,
-            p_full.1 + t.prefill_full_ps,
-        );
-        d_full = (d_full.0 + t.decode_full_tokens, d_full.1 + t.decode_full_ps);
+        add(&mut p_steady, t.prefill_steady.total());
+        add(&mut d_steady, t.decode_steady.total());
         t.decode_layer(&mut s.decode_layer);
         t.prefill_layer(&mut s.prefill_layer);
         let (max, sum, n) = t.slot_loads();
@@ -332,18 +332,19 @@ pub fn stats(sim: &Simulation<World>, shared: &Shared, concurrency: Option<u32>)
     if load_sum > 0.0 {
         s.expert_load_max_over_mean = load_max as f64 * loads as f64 / load_sum;
     }
-    // A closed loop measures what the pool can do: only batches with all the load in count. An open one
+    // A closed loop measures what the pool can keep up: from each group's first full step to its last. An open one
     // measures what it did over the run.
-    let pool = |p: &mut PoolStats, full: (u64, Ps), groups: usize| {
-        if concurrency.is_some() && full.1 > 0 {
-            p.tokens = full.0;
-            p.span_ps = full.1 / groups.max(1) as Ps;
+    // A group without such a part counts with neither tokens nor time.
+    let pool = |p: &mut PoolStats, (tokens, ps): (u64, Ps), groups: usize| {
+        if concurrency.is_some() && ps > 0 {
+            p.tokens = tokens;
+            p.span_ps = ps / groups.max(1) as Ps;
         } else {
             p.span_ps = s.end_ps;
         }
     };
-    pool(&mut s.prefill, p_full, shared.layout.prefill.len());
-    pool(&mut s.decode, d_full, shared.layout.decode.len());
+    pool(&mut s.prefill, p_steady, shared.layout.prefill.len());
+    pool(&mut s.decode, d_steady, shared.layout.decode.len());
     s.links = links(sim.models(), shared);
     s.digest = mix(sim.digest() ^ mix(hash));
     s

@@ -18,6 +18,7 @@ pub mod model;
 pub mod request;
 pub mod runtime;
 pub mod stats;
+mod steady;
 pub mod tally;
 pub mod time;
 pub mod trace;

@@ -153,11 +153,11 @@ pub struct PoolStats {
     pub npus: u32,
     /// Prompt tokens computed (prefill) or output tokens made (decode) inside `span_ps`.
     pub tokens: u64,
-    /// Time over which `tokens` is a throughput: while the pool had work offered (steady part of the run).
+    /// Time over which `tokens` is a throughput: the steady part of a closed loop, or the whole run.
     pub span_ps: Ps,
     /// Batches (prefill) or steps (decode).
     pub steps: u64,
-    /// Time spent in them, and requests summed over them (for the mean batch).
+    /// Time spent in them in the whole run, summed over groups, and requests summed over them (for the mean batch).
     pub busy_ps: Ps,
     pub batch_sum: u64,
 }

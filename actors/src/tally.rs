@@ -2,6 +2,7 @@
 
 use crate::request::RequestRecord;
 use crate::stats::{CacheCounts, FidelityStats, FineHist, MessageCounts, StageTimes};
+use crate::steady::Steady;
 use crate::time::Ps;
 
 /// Sum and count by stage name: few stages, found by address of a static string.
@@ -55,6 +56,16 @@ impl Timeline {
     }
 }
 
+/// A step or batch of a group that has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Stepped {
+    pub group: u16,
+    pub started_ps: Ps,
+    pub ended_ps: Ps,
+    pub requests: u32,
+    pub tokens: u64,
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     pub messages: MessageCounts,
@@ -72,11 +83,9 @@ pub struct Tally {
     pub prefill_busy_ps: Ps,
     pub prefill_batch_sum: u64,
     pub decode_tokens: u64,
-    pub decode_full_tokens: u64,
-    pub decode_full_ps: Ps,
+    pub decode_steady: Steady,
     pub prefill_tokens: u64,
-    pub prefill_full_tokens: u64,
-    pub prefill_full_ps: Ps,
+    pub prefill_steady: Steady,
     pub prefill_line: Timeline,
     pub decode_line: Timeline,
     slot_load_sum: f64,
@@ -99,27 +108,37 @@ impl Tally {
         self.prefill_stages.add(stage, ps);
     }
 
-    /// A step of a group: its duration, requests and tokens; `full` if the load was all in.
-    pub fn decode_step(&mut self, ps: Ps, batch: u32, tokens: u32, full: bool) {
-        self.decode_tokens += u64::from(tokens);
-        if full {
-            self.decode_full_tokens += u64::from(tokens);
-            self.decode_full_ps += ps;
-        }
+    /// A decode step has ended: `full` if all the load was in it.
+    pub fn decode_step(&mut self, step: Stepped, full: bool) {
+        let Stepped {
+            group,
+            started_ps,
+            ended_ps,
+            requests,
+            tokens,
+        } = step;
+        self.decode_tokens += tokens;
+        self.decode_steady
+            .step(group, started_ps, ended_ps, tokens, full);
         self.decode_steps += 1;
-        self.decode_busy_ps += ps;
-        self.decode_batch_sum += u64::from(batch);
+        self.decode_busy_ps += ended_ps - started_ps;
+        self.decode_batch_sum += u64::from(requests);
     }
 
-    /// A batch of a group: its duration, prompts and new tokens; `full` if it used up the token budget.
-    pub fn prefill_batch(&mut self, ps: Ps, requests: u32, tokens: u64, full: bool) {
+    /// A prefill batch has ended, with its new tokens: `full` if it used up the token budget.
+    pub fn prefill_batch(&mut self, batch: Stepped, full: bool) {
+        let Stepped {
+            group,
+            started_ps,
+            ended_ps,
+            requests,
+            tokens,
+        } = batch;
         self.prefill_tokens += tokens;
-        if full {
-            self.prefill_full_tokens += tokens;
-            self.prefill_full_ps += ps;
-        }
+        self.prefill_steady
+            .step(group, started_ps, ended_ps, tokens, full);
         self.prefill_batches += 1;
-        self.prefill_busy_ps += ps;
+        self.prefill_busy_ps += ended_ps - started_ps;
         self.prefill_batch_sum += u64::from(requests);
     }
 

@@ -8,6 +8,7 @@ use crate::config::Microbatch;
 use crate::env::Env;
 use crate::message::Msg;
 use crate::runtime::Actor;
+use crate::tally::Stepped;
 use crate::time::{Ps, ps_from_us};
 use crate::trace::{Place, What};
 use crate::world::Shared;
@@ -98,12 +99,19 @@ impl DecodeRoot {
             return;
         }
         let now = env.now();
+        let groups = env.shared.layout.decode.len() as u64;
         let full = env
             .shared
             .concurrency
-            .is_some_and(|c| u64::from(self.batch) * 20 >= u64::from(c) * 19);
-        env.tally
-            .decode_step(now - self.started_ps, self.batch, self.made, full);
+            .is_some_and(|c| u64::from(self.batch) * groups * 20 >= u64::from(c) * 19);
+        let step = Stepped {
+            group: self.group,
+            started_ps: self.started_ps,
+            ended_ps: now,
+            requests: self.batch,
+            tokens: u64::from(self.made),
+        };
+        env.tally.decode_step(step, full);
         env.meter().group_busy_ps += now.saturating_sub(self.started_ps);
         let place = Place {
             run: self.step,

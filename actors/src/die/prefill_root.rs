@@ -11,6 +11,7 @@ use crate::message::{
 };
 use crate::request::Prefix;
 use crate::runtime::Actor;
+use crate::tally::Stepped;
 use crate::time::Ps;
 use crate::trace::{Counter, Mark, Place, What};
 use crate::world::Shared;
@@ -364,8 +365,14 @@ impl PrefillRoot {
             );
         }
         let full = r.new_tokens * 20 >= self.budget * 19;
-        env.tally
-            .prefill_batch(duration, r.requests, r.new_tokens, full);
+        let batch = Stepped {
+            group: self.group,
+            started_ps: r.started_ps,
+            ended_ps: now,
+            requests: r.requests,
+            tokens: r.new_tokens,
+        };
+        env.tally.prefill_batch(batch, full);
         env.tally.prefill_tokens(now, r.new_tokens);
         self.backlog -= r.new_tokens;
         let dies = &env.shared.layout.prefill[self.group as usize].dies;
