@@ -11,7 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use supernode_actors::compute::Operators;
 use supernode_actors::config::{
-    Cache, Decode, Experts, FidelitySpec, KvTransfer, Placement, Precision, Prefill, Serving,
+    Cache, Decode, Experts, FidelitySpec, KvTransfer, Placement, Precision, Prefill, Recovery,
+    Serving,
 };
 use supernode_actors::launch::Phase;
 
@@ -37,6 +38,7 @@ pub struct Scenario {
     pub kv_transfer: KvTransfer,
     pub precision: Precision,
     pub placement: Placement,
+    pub recovery: Recovery,
     pub fidelity: FidelitySpec,
     /// Efficiencies and overheads of operators: `file` names another file than the built-in one, and single values
     /// are set over it, such as `operators.dispatch.startup_us`.
@@ -59,6 +61,7 @@ impl Default for Scenario {
             kv_transfer: serving.kv_transfer,
             precision: serving.precision,
             placement: serving.placement,
+            recovery: serving.recovery,
             fidelity: serving.fidelity,
             operators: Operators::default(),
             slo: Slo::default(),
@@ -78,6 +81,7 @@ impl Scenario {
             kv_transfer: self.kv_transfer.clone(),
             precision: self.precision.clone(),
             placement: self.placement.clone(),
+            recovery: self.recovery.clone(),
             fidelity: self.fidelity.clone(),
         }
     }

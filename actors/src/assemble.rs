@@ -223,7 +223,7 @@ pub fn check_bytes(worlds: &[World], machine: &Machine) -> Result<(), String> {
                 .map(|w| {
                     let l = w.fabric.peek(id);
                     if up {
-                        l.up.bytes
+                        l.up.bytes - l.up.lost_bytes
                     } else {
                         l.down.bytes + l.down.lost_bytes
                     }

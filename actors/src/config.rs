@@ -27,6 +27,7 @@ section! {
         kv_transfer: KvTransfer = KvTransfer::default(),
         precision: Precision = Precision::default(),
         placement: Placement = Placement::default(),
+        recovery: Recovery = Recovery::default(),
         fidelity: FidelitySpec = FidelitySpec::default(),
     }
 }
@@ -214,6 +215,43 @@ section! {
         retry_us: f64 = 500.0,
         /// Prompts waiting at one prefill group before it refuses more.
         prefill_queue_requests: u32 = 1_000_000,
+    }
+}
+
+section! {
+    /// How long it takes to notice that something is wrong, and what is done then. HCCL's published answer to a failed
+    /// collective is to hold for 5 s and try once more: 100 decode steps, too long for tokens due every 50 ms. These
+    /// are assumed, each with its reason.
+    Recovery {
+        /// A packet without acknowledgement for so long is sent again, over other lanes (assumed: some 25 round trips of 2 us).
+        lane_ack_us: f64 = 50.0,
+        /// A sender spreads anew over its lanes after so long a look at their acknowledgements (assumed: a few layers of decode).
+        lane_reweigh_ms: f64 = 5.0,
+        /// A lane that was given up is tried again after so long (assumed: soon, but seldom enough to cost nothing).
+        lane_probe_ms: f64 = 100.0,
+        /// A lane that loses more of its packets than this is given up (assumed: a loss costs a time-out, so few are too many).
+        lane_loss_max: f64 = 0.001,
+        /// A lane that is later than the others by more than this is given up (assumed: about the latency itself).
+        lane_delay_max_us: f64 = 2.0,
+        /// Bytes that are lost and sent again as one (assumed: 4 KiB, as RDMA fabrics use).
+        packet_bytes: u32 = 4096,
+        /// Nothing heard for so long: the other is asked whether it is there (assumed: 25 steps of decode would be missed by a second; 250 ms are several steps, and above the slowest healthy one).
+        step_late_ms: f64 = 250.0,
+        /// Whether it is there is asked so often, and so long waited for each answer (assumed: a control message takes 4 us there and back; a busy host may take a millisecond).
+        ping_tries: u32 = 3,
+        ping_ms: f64 = 2.0,
+        /// An answer to a question (backlog, slots, cached blocks) is waited for this long (assumed: a thousand round trips, and the SSD tier's queue).
+        reply_ms: f64 = 20.0,
+        /// A request that its home has heard nothing of for so long is asked after (assumed: above a prefill batch and the wait for one).
+        quiet_ms: f64 = 1000.0,
+        /// Clients of a CPU that does not answer turn to another after so long (assumed: one TCP retransmission time-out).
+        client_ms: f64 = 1000.0,
+        /// A part that did not answer is left alone for so long (assumed: long enough not to run into it again and again).
+        suspect_ms: f64 = 1000.0,
+        /// A request is started again so many times before it is given up.
+        retries_max: u32 = 16,
+        /// A request that found no part to serve it is given up after so long (assumed: clients wait about as long).
+        give_up_s: f64 = 60.0,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use supernode_topology::ActorId;
 
-use crate::fabric::Fabric;
+use crate::fabric::{Crossing, Fabric, Toll};
 use crate::layout::Role;
 use crate::message::{Copying, Inbound, Msg, Plane};
 use crate::meter::Meter;
@@ -72,8 +72,12 @@ impl Env<'_, '_> {
 
     /// A small message of the simulation itself: it takes the time of one, and is not counted.
     pub fn bookkeeping(&mut self, to: Actor, msg: Msg) {
+        self.bookkeeping_after(0, to, msg);
+    }
+
+    pub fn bookkeeping_after(&mut self, delay_ps: Ps, to: Actor, msg: Msg) {
         let latency_ps = self.control_latency_ps(self.ctx.me(), to);
-        self.ctx.send_in(latency_ps, to, msg);
+        self.ctx.send_in(delay_ps + latency_ps, to, msg);
     }
 
     /// Cost of a large transfer between two parts. A CPU sends to a die because the die reads from it.
@@ -99,7 +103,7 @@ impl Env<'_, '_> {
     }
 
     /// The port of a part on a plane.
-    fn port(&self, actor: Actor, plane: Plane) -> ActorId {
+    pub(crate) fn port(&self, actor: Actor, plane: Plane) -> ActorId {
         let m = &self.shared.machine;
         match plane {
             Plane::Vpc => m.vpc(self.shared.node_of(actor)),
@@ -124,11 +128,50 @@ impl Env<'_, '_> {
     }
 
     fn transfer_by(&mut self, to: Actor, bytes: u64, plane: Plane, read: bool, then: Msg) {
+        self.tally.messages.kv_block += 1;
+        self.transfer_try(to, bytes, plane, read, 0, then);
+    }
+
+    /// What the links on this actor's side, out of it or into it, add to a message to or from `other`.
+    pub fn toll(&mut self, out: bool, other: Actor, bytes: u64, plane: Plane) -> Toll {
+        if self.fabric.health.is_clear() {
+            return Toll::NONE;
+        }
+        let (me, now, s) = (self.ctx.me(), self.now(), self.shared);
+        let port = self.port(me, plane);
+        let health = &mut self.fabric.health;
+        let toll = if plane == Plane::Ub {
+            let crossing = Crossing {
+                part: ActorId(me),
+                out,
+                remote: s.node_of(me) != s.node_of(other),
+                bytes,
+            };
+            health.toll(&s.machine, crossing, now, self.ctx.rng())
+        } else {
+            health.port_toll(port, out, bytes, now, self.ctx.rng())
+        };
+        let link = self.fabric.link(port);
+        let way = if out { &mut link.up } else { &mut link.down };
+        way.resent_bytes += toll.resent_bytes;
+        toll
+    }
+
+    /// One try of a transfer.
+    pub(crate) fn transfer_try(
+        &mut self,
+        to: Actor,
+        bytes: u64,
+        plane: Plane,
+        read: bool,
+        tries: u8,
+        then: Msg,
+    ) {
         let me = self.ctx.me();
         let cost = self.transfer_cost(me, to, plane, read);
-        let ps = cost.per_byte.ps(bytes);
+        let toll = self.toll(true, to, bytes, plane);
+        let ps = toll.ps(cost.per_byte.ps(bytes));
         let now = self.now();
-        self.tally.messages.kv_block += 1;
         if plane == Plane::Ub {
             let (a, b) = (self.shared.node_of(me), self.shared.node_of(to));
             if a != b {
@@ -137,8 +180,8 @@ impl Env<'_, '_> {
         }
         let port = self.port(me, plane);
         let served = self.fabric.link(port).up.serve(now, ps, bytes);
-        let head_ps = served.start_ps + cost.latency_ps;
-        let tail_ps = served.end_ps + cost.latency_ps;
+        let head_ps = served.start_ps + cost.latency_ps + toll.extra_ps;
+        let tail_ps = served.end_ps + cost.latency_ps + toll.extra_ps;
         self.meter().transfer.record(tail_ps - now);
         if self.trace.is_on() {
             let number = transfer_number(me, to, tail_ps);
@@ -158,9 +201,16 @@ impl Env<'_, '_> {
             bytes,
             plane,
             read,
+            tries,
             tail_ps,
             then,
         };
+        if toll.lost {
+            self.fabric.link(port).up.lost_bytes += bytes;
+            let wait_ps = self.resend_after_ps(tries);
+            let inbound = Box::new(inbound);
+            return self.after(wait_ps, Msg::Unacked { to, inbound });
+        }
         self.ctx
             .send_at(head_ps, to, Msg::Inbound(Box::new(inbound)));
     }
@@ -168,12 +218,17 @@ impl Env<'_, '_> {
     /// A transfer's first byte is here: its port serves it, and what it carries is delivered after the last.
     pub fn inbound(&mut self, from: Actor, inbound: Inbound) {
         let me = self.ctx.me();
+        let toll = self.toll(false, from, inbound.bytes, inbound.plane);
+        if toll.lost {
+            return self.lost_inbound(from, inbound, true);
+        }
         let Inbound {
             bytes,
             plane,
             read,
             tail_ps,
             then,
+            ..
         } = inbound;
         let cost = self.transfer_cost(from, me, plane, read);
         if plane == Plane::Ub {
@@ -185,11 +240,11 @@ impl Env<'_, '_> {
         }
         let port = self.port(me, plane);
         let now = self.now();
-        let served = self
-            .fabric
-            .link(port)
-            .down
-            .serve(now, cost.per_byte.ps(bytes), bytes);
+        let served =
+            self.fabric
+                .link(port)
+                .down
+                .serve(now, toll.ps(cost.per_byte.ps(bytes)), bytes);
         if self.trace.is_on() {
             let number = transfer_number(from, me, tail_ps);
             let (start_ps, end_ps) = (served.start_ps, served.end_ps);
@@ -204,7 +259,8 @@ impl Env<'_, '_> {
                 number,
             );
         }
-        self.ctx.send_at(served.end_ps.max(tail_ps), me, then);
+        let end_ps = served.end_ps.max(tail_ps) + toll.extra_ps;
+        self.ctx.send_at(end_ps, me, then);
     }
 
     /// Activations that reached this die's lanes before now are ahead of what arrives now.

@@ -14,7 +14,8 @@ use crate::config::Serving;
 use crate::cpu::{Cpu, Home, Source, Store};
 use crate::die::{Die, Part as DiePart};
 use crate::fabric::Fabric;
-use crate::fabric::{Board, Paths};
+use crate::fabric::{Board, Health, Paths};
+use crate::fault::{Body, Fault, Strike};
 use crate::layout::{Group, Layout};
 use crate::message::{Copying, Msg};
 use crate::meter::Meter;
@@ -119,6 +120,7 @@ pub struct Supernode {
     total: u64,
     concurrency: Option<u32>,
     merge: Merge,
+    faults: Vec<Fault>,
 }
 
 impl Supernode {
@@ -176,12 +178,14 @@ impl Supernode {
                                 homes[c as usize].take().expect("each CPU is on one shard"),
                             ),
                             store: Store::new(shared.layout.pool.contains(&c), &shared),
+                            body: Body::default(),
                         })
                     })
                 })
                 .collect();
             let boards = boards(&shared, &here);
-            let fabric = Fabric::new(machine, boards, shards);
+            let health = Health::new(machine, &shared.serving.recovery);
+            let fabric = Fabric::new(machine, boards, health, shards);
             worlds.push(World {
                 shared: Arc::clone(&shared),
                 dies,
@@ -193,6 +197,7 @@ impl Supernode {
                     (machine.die_count() + machine.cpu_count()) as usize
                 ],
                 trace: Recorder::default(),
+                struck: false,
             });
         }
         let starts: Vec<(u32, Ps)> = worlds
@@ -230,7 +235,56 @@ impl Supernode {
             total: load.requests.len() as u64,
             concurrency: load.concurrency,
             merge: Merge::default(),
+            faults: Vec::new(),
         })
+    }
+
+    /// Injects a fault: each of its parts is told when it strikes (at once, if that time has passed) and when it is
+    /// over. Returns its number, for [`Supernode::clear`]. To be called between runs, or from no other place.
+    pub fn inject(&mut self, mut fault: Fault) -> u32 {
+        let number = self.faults.len() as u32;
+        let now = self.sim.now();
+        fault.start_ps = fault.start_ps.max(now);
+        fault.end_ps = fault.end_ps.map(|end| end.max(fault.start_ps + 1));
+        self.strike(number, &fault, true, fault.start_ps);
+        if let Some(end_ps) = fault.end_ps {
+            self.strike(number, &fault, false, end_ps);
+        }
+        self.faults.push(fault);
+        number
+    }
+
+    /// Ends a fault now that has no end yet, or a later one; whether there is such a fault.
+    pub fn clear(&mut self, number: u32) -> bool {
+        let now = self.sim.now();
+        let Some(mut fault) = self.faults.get(number as usize).cloned() else {
+            return false;
+        };
+        if fault.end_ps.is_some_and(|end| end <= now) {
+            return false;
+        }
+        let at = now.max(fault.start_ps + 1);
+        fault.end_ps = Some(at);
+        self.strike(number, &fault, false, at);
+        self.faults[number as usize] = fault;
+        true
+    }
+
+    /// All faults injected so far, by number.
+    pub fn faults(&self) -> &[Fault] {
+        &self.faults
+    }
+
+    fn strike(&mut self, number: u32, fault: &Fault, begins: bool, at_ps: Ps) {
+        for part in &fault.parts {
+            let strike = Strike {
+                fault: number,
+                effect: fault.effect,
+                ways: fault.ways,
+                begins,
+            };
+            self.sim.inject(at_ps, part.0, Msg::Fault(strike));
+        }
     }
 
     /// A machine that nothing arrives at, with as little of it serving as can be: for measuring the fabric.

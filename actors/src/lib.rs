@@ -10,6 +10,7 @@ pub mod die;
 pub mod env;
 pub mod experts;
 pub mod fabric;
+pub mod fault;
 pub mod launch;
 pub mod layout;
 pub mod message;

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::die::Condition;
+use crate::fault::{Change, Strike};
 use crate::layout::mix;
 use crate::request::Prefix;
 use crate::time::Ps;
@@ -112,6 +113,8 @@ pub struct Inbound {
     pub plane: Plane,
     /// The receiver reads it (it did not get it written into its memory).
     pub read: bool,
+    /// Times it has been sent again.
+    pub tries: u8,
     /// When the sender's last byte arrives if nothing waits.
     pub tail_ps: Ps,
     /// Delivered when the last byte is in.
@@ -248,7 +251,16 @@ pub enum Msg {
     },
 
     // ---- any part
+    /// A fault strikes the part that gets this, or is over.
+    Fault(Strike),
+    /// What a strike did to the part itself.
+    Changed(Change),
     Inbound(Box<Inbound>),
+    /// Timer: no acknowledgement has come from `to` for what was sent.
+    Unacked {
+        to: u32,
+        inbound: Box<Inbound>,
+    },
     Copy(Copying),
     /// The last byte of a copy is in.
     Copied {
@@ -257,6 +269,19 @@ pub enum Msg {
 }
 
 impl Msg {
+    /// What clients do at the CPU that they have turned to; it happens whether that CPU lives or not.
+    pub fn is_of_clients(&self) -> bool {
+        matches!(self, Msg::Arrival)
+    }
+
+    /// Not traffic of the machine: it gets through whatever the machine's state.
+    pub fn is_of_simulation(&self) -> bool {
+        matches!(
+            self,
+            Msg::Fault(_) | Msg::Unacked { .. } | Msg::Learned(_) | Msg::Copy(_)
+        )
+    }
+
     /// A hash of the content, for the event digest.
     pub fn digest(&self) -> u64 {
         let m = |kind: u64, a: u64, b: u64| mix(kind ^ mix(a ^ mix(b)));
@@ -336,8 +361,11 @@ impl Msg {
                 (u64::from(*step) << 32) | u64::from(*requests),
                 u64::from(*made) ^ context_sum ^ duration_ps.rotate_left(32),
             ),
+            Msg::Changed(c) => m(41, *c as u64, 0),
+            Msg::Fault(s) => m(39, s.digest(), 0),
             Msg::Copy(c) => m(36, c.bytes, (u64::from(c.to) << 1) | u64::from(c.read)),
             Msg::Copied { started_ps } => m(37, *started_ps, 0),
+            Msg::Unacked { to, inbound } => m(40, u64::from(*to), inbound.then.digest()),
             Msg::Inbound(i) => m(33, i.bytes ^ i.tail_ps.rotate_left(32), i.then.digest()),
         }
     }

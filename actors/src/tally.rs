@@ -93,6 +93,8 @@ pub struct Tally {
     slot_loads: u64,
     /// Durations of copies that were asked for to measure the fabric.
     pub copies_ps: Vec<Ps>,
+    /// Messages that faults kept from their receivers.
+    pub lost_messages: u64,
     /// Folded into the digest at the end.
     pub hash: u64,
     /// Last event that mattered to a request.

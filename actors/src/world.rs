@@ -13,6 +13,7 @@ use crate::die::Die;
 use crate::env::Env;
 use crate::experts::{Plan, Routing};
 use crate::fabric::{Fabric, Paths, PhaseSend, post};
+use crate::fault::{Change, Verdict};
 use crate::launch::Phase;
 use crate::layout::Layout;
 use crate::message::{Bulk, Msg};
@@ -125,13 +126,13 @@ pub struct World {
     /// Of dies and CPUs, by actor; only those of this shard are touched.
     pub meters: Vec<Meter>,
     pub trace: Recorder,
+    /// A fault has struck some part of this shard.
+    pub struck: bool,
 }
 
-impl Model for World {
-    type Msg = Msg;
-    type Bulk = Bulk;
-
-    fn handle(&mut self, to: Actor, from: Actor, msg: Msg, ctx: &mut Ctx<'_, Self>) {
+impl World {
+    /// Hands a message to its actor.
+    fn deliver(&mut self, to: Actor, from: Actor, msg: Msg, ctx: &mut Ctx<'_, Self>) {
         let shared = Arc::clone(&self.shared);
         if let Some(meter) = self.meters.get_mut(to as usize) {
             meter.handled += 1;
@@ -147,6 +148,7 @@ impl Model for World {
         };
         let msg = match msg {
             Msg::Inbound(inbound) => return env.inbound(from, *inbound),
+            Msg::Unacked { to, inbound } => return env.unacked(to, *inbound),
             Msg::Copy(copying) => return env.copy(copying),
             Msg::Copied { started_ps } => {
                 let took_ps = env.now() - started_ps;
@@ -168,6 +170,32 @@ impl Model for World {
             cpu.handle(from, msg, &mut env);
             self.cpus[i] = Some(cpu);
         }
+    }
+}
+
+impl Model for World {
+    type Msg = Msg;
+    type Bulk = Bulk;
+
+    fn handle(&mut self, to: Actor, from: Actor, msg: Msg, ctx: &mut Ctx<'_, Self>) {
+        self.struck |= matches!(msg, Msg::Fault(_));
+        if !self.struck {
+            return self.deliver(to, from, msg, ctx);
+        }
+        let Verdict::Handle(msg) = self.gate(to, from, msg, ctx) else {
+            return;
+        };
+        if let Msg::Fault(strike) = msg {
+            let change = self.strike(to, strike, ctx);
+            self.deliver(to, from, Msg::Changed(change), ctx);
+            if change == Change::Resumed {
+                for (from, msg) in self.held(to) {
+                    self.deliver(to, from, msg, ctx);
+                }
+            }
+            return;
+        }
+        self.deliver(to, from, msg, ctx);
     }
 
     fn absorb(&mut self, bulk: Bulk, ctx: &mut Ctx<'_, Self>) {

@@ -2,6 +2,7 @@
 //! same digest.
 
 use supernode_actors::die::Condition;
+use supernode_actors::fault::{Change, Effect, Strike, Ways};
 use supernode_actors::message::{
     BatchPart, BatchWork, BlockRead, Bulk, Claim, Copying, Handoff, Inbound, Learned, Lookup,
     LookupReply, Msg, Parcel, Plane, Prompt, ReadBlocks,
@@ -50,9 +51,12 @@ fn kind(msg: &Msg) -> usize {
         Msg::Inbound(_) => 35,
         Msg::Copy(_) => 36,
         Msg::Copied { .. } => 37,
+        Msg::Fault(_) => 38,
+        Msg::Changed(_) => 39,
+        Msg::Unacked { .. } => 40,
     }
 }
-const KINDS: usize = 38;
+const KINDS: usize = 41;
 
 /// Reads and SSD loads of the same blocks share a digest: one is what is left of the other after a wait.
 const ALIKE: (usize, usize) = (6, 8);
@@ -104,6 +108,7 @@ fn samples() -> Vec<Msg> {
     };
     let inbound = Inbound {
         bytes: u64::MAX,
+        tries: 0,
         plane: Plane::Rdma,
         read: true,
         tail_ps: 1,
@@ -188,6 +193,27 @@ fn samples() -> Vec<Msg> {
             read: true,
         }),
         Msg::Copied { started_ps: 1 },
+        Msg::Changed(Change::Restarted),
+        Msg::Unacked {
+            to: 9,
+            inbound: Box::new(Inbound {
+                bytes: 7,
+                plane: Plane::Rdma,
+                read: true,
+                tries: 2,
+                tail_ps: 5,
+                then: Msg::Kv { request },
+            }),
+        },
+        Msg::Fault(Strike {
+            fault: 3,
+            effect: Effect::Flap {
+                period_ps: 1,
+                up: 0.5,
+            },
+            ways: Ways::Out,
+            begins: true,
+        }),
     ]
 }
 

@@ -153,6 +153,23 @@ pub fn check(s: &Scenario) -> Result<(), Wrong> {
         u64::from(u32::MAX),
     )?;
 
+    let r = &s.recovery;
+    real("recovery.lane_ack_us", r.lane_ack_us, 0.1, 1e9)?;
+    real("recovery.lane_reweigh_ms", r.lane_reweigh_ms, 0.001, 1e9)?;
+    real("recovery.lane_probe_ms", r.lane_probe_ms, 0.001, 1e9)?;
+    real("recovery.lane_loss_max", r.lane_loss_max, 0.0, 1.0)?;
+    real("recovery.lane_delay_max_us", r.lane_delay_max_us, 0.0, 1e9)?;
+    whole("recovery.packet_bytes", r.packet_bytes.into(), 1, 1 << 30)?;
+    real("recovery.step_late_ms", r.step_late_ms, 0.1, 1e9)?;
+    whole("recovery.ping_tries", r.ping_tries.into(), 1, 1_000)?;
+    real("recovery.ping_ms", r.ping_ms, 0.01, 1e9)?;
+    real("recovery.reply_ms", r.reply_ms, 0.1, 1e9)?;
+    real("recovery.quiet_ms", r.quiet_ms, 0.1, 1e9)?;
+    real("recovery.client_ms", r.client_ms, 0.1, 1e9)?;
+    real("recovery.suspect_ms", r.suspect_ms, 0.1, 1e9)?;
+    whole("recovery.retries_max", r.retries_max.into(), 0, 1_000_000)?;
+    real("recovery.give_up_s", r.give_up_s, 0.001, YEAR_S)?;
+
     whole(
         "fidelity.calibration_steps",
         s.fidelity.calibration_steps.into(),

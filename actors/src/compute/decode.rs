@@ -53,6 +53,14 @@ impl DecodeTimes {
         }
     }
 
+    /// On a die with so much of its clock and memory bandwidth left.
+    pub fn slowed(&self, clock: f64, hbm: f64) -> Self {
+        Self {
+            roof: self.roof.slowed(clock, hbm),
+            ..self.clone()
+        }
+    }
+
     /// Attention of one layer: projections from hidden to latents and heads, attention over the
     /// latent cache, value up-projection and output projection.
     pub fn attention_ps(&self, load: MicrobatchLoad, share: Share) -> Ps {

@@ -39,6 +39,14 @@ impl PrefillTimes {
         }
     }
 
+    /// On a die with so much of its clock and memory bandwidth left.
+    pub fn slowed(&self, clock: f64, hbm: f64) -> Self {
+        Self {
+            roof: self.roof.slowed(clock, hbm),
+            ..self.clone()
+        }
+    }
+
     fn per_rank(&self, tokens: u64) -> f64 {
         tokens as f64 / f64::from(self.ranks)
     }

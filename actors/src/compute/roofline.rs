@@ -99,6 +99,42 @@ impl Roofline {
         bytes / (self.peaks.hbm_gb_per_s * 1e9 * self.cal.vector.memory_efficiency * share.vector)
     }
 
+    /// The die at `clock` (0..=1] of its cores' clock and `hbm` (0..=1] of its memory's bandwidth. A slower clock slows
+    /// all that cores do: products, element-wise work, the loads they issue, the start of operators.
+    pub fn slowed(&self, clock: f64, hbm: f64) -> Self {
+        let mut r = self.clone();
+        r.peaks.bf16_tflops *= clock;
+        r.peaks.int8_tops *= clock;
+        r.peaks.hbm_gb_per_s *= hbm;
+        let c = &mut r.cal;
+        for efficiency in [
+            &mut c.gemm.weight_stream_efficiency,
+            &mut c.mla.memory_efficiency,
+            &mut c.vector.memory_efficiency,
+        ] {
+            *efficiency *= clock;
+        }
+        let (d, k) = (&mut c.dispatch, &mut c.combine);
+        for cost in [
+            &mut c.overhead.operator_us,
+            &mut d.startup_us,
+            &mut d.token_us,
+            &mut d.issue_ns,
+            &mut d.flag_ns,
+            &mut d.barrier_us,
+            &mut d.assemble_us,
+            &mut k.startup_us,
+            &mut k.issue_ns,
+            &mut k.flag_ns,
+            &mut k.barrier_us,
+            &mut k.sum_us,
+            &mut c.prefill.collective_startup_us,
+        ] {
+            *cost /= clock;
+        }
+        r
+    }
+
     pub fn overhead_ps(&self, operators: f64) -> Ps {
         ps_from_us(self.cal.overhead.operator_us * operators)
     }

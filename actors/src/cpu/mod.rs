@@ -8,6 +8,7 @@ pub use home::{Home, Source};
 pub use store::Store;
 
 use crate::env::Env;
+use crate::fault::{Body, Change};
 use crate::message::Msg;
 use crate::runtime::Actor;
 
@@ -17,6 +18,8 @@ pub struct Cpu {
     pub index: u32,
     pub home: Home,
     pub store: Store,
+    /// What faults leave of it.
+    pub body: Body,
 }
 
 impl Cpu {
@@ -44,7 +47,11 @@ impl Cpu {
             Msg::ReadBlocks(read) => self.store.read(*read, env),
             Msg::SsdLoaded(read) => self.store.loaded(*read, env),
             Msg::WriteBlock { key, bytes } => self.store.write(key, bytes, env),
+            Msg::Changed(change) => self.changed(change, env),
             other => unreachable!("a CPU does not take {other:?}"),
         }
     }
+
+    /// A fault strikes this CPU, or is over.
+    fn changed(&mut self, _change: Change, _env: &mut Env<'_, '_>) {}
 }

@@ -7,7 +7,9 @@
 //! ```
 //! A layer starts when what it waits for has arrived: dispatch and combine wait for every rank's flag.
 
-use crate::compute::{MicrobatchLoad, Share};
+use std::sync::Arc;
+
+use crate::compute::{DecodeTimes, MicrobatchLoad, Share};
 use crate::config::Balance;
 use crate::env::Env;
 use crate::experts::Dealer;
@@ -121,6 +123,13 @@ pub struct DecodeRank {
     per_slot: Vec<u32>,
     pub root: Option<Box<DecodeRoot>>,
     pub placer: Placer,
+    /// This die's own operator times while a fault makes it slower.
+    pub slowed: Option<Arc<DecodeTimes>>,
+}
+
+/// A die's operator times: its own while a fault slows it, else those of every die.
+fn times<'a>(slowed: &'a Option<Arc<DecodeTimes>>, shared: &'a Shared) -> &'a DecodeTimes {
+    slowed.as_deref().unwrap_or(&shared.decode_times)
 }
 
 impl DecodeRank {
@@ -151,6 +160,7 @@ impl DecodeRank {
             per_slot: vec![0; slots as usize],
             root: (rank == 0).then(|| Box::new(DecodeRoot::new(group, ranks))),
             placer: Placer::default(),
+            slowed: None,
         }
     }
 
@@ -274,7 +284,7 @@ impl DecodeRank {
             return;
         }
         let d = &env.shared.serving.decode;
-        let times = &env.shared.decode_times;
+        let times = times(&self.slowed, env.shared);
         let parts = if microbatch { 2 } else { 1 };
         let (attention_share, moe_share) = if microbatch {
             (times.attention_share, times.moe_share)
@@ -364,10 +374,10 @@ impl DecodeRank {
         let place = s.place(moe_layer(layer, env), i, s.parts.len());
         let since_ps = s.parts[i].since_ps;
         env.stage(Stage::WaitMoeStream, since_ps, now, place, 0, 0);
-        let gate_ps = shared.decode_times.gate_ps(load.tokens, share);
+        let gate_ps = times(&self.slowed, shared).gate_ps(load.tokens, share);
         env.stage(Stage::Gate, now, now + gate_ps, place, 0, 0);
         self.choose_experts(layer, load.tokens, env);
-        let cal = &shared.cal.dispatch;
+        let cal = &times(&self.slowed, shared).roof.cal.dispatch;
         let prepare_ps =
             ps_from_us(cal.startup_us + cal.token_us * f64::from(load.tokens) / share.vector);
         self.phase += 1;
@@ -469,11 +479,12 @@ impl DecodeRank {
             let units: u32 = self.per_slot.iter().sum();
             env.tally.slot_load(&self.per_slot);
             env.meter().expert_tokens += u64::from(units);
-            let cal = &shared.cal.dispatch;
+            let times = times(&self.slowed, shared);
+            let cal = &times.roof.cal.dispatch;
             let bytes = f64::from(units) * f64::from(dispatch_bytes(shared)) * cal.assemble_passes;
             let assemble_ps = ps_from_us(cal.assemble_us)
-                + crate::time::ps_from_s(shared.decode_times.roof.vector_s(bytes, share));
-            let experts_ps = shared.decode_times.experts_ps(&self.per_slot, share);
+                + crate::time::ps_from_s(times.roof.vector_s(bytes, share));
+            let experts_ps = times.experts_ps(&self.per_slot, share);
             let start = complete_ps + assemble_ps;
             let from_ps = self.step.stage_from_ps;
             env.stage(Stage::Dispatch, from_ps, start, place, waited.0, waited.1);
@@ -491,12 +502,13 @@ impl DecodeRank {
             env.at(start + experts_ps, Msg::ExpertsDone);
         } else {
             self.received = received;
-            let cal = &shared.cal.combine;
+            let times = times(&self.slowed, shared);
+            let cal = &times.roof.cal.combine;
             let tokens = f64::from(self.step.parts[i].load.tokens);
             let copies = f64::from(shared.model.top_k + shared.model.shared_experts);
             let bytes = tokens * copies * f64::from(combine_bytes(shared)) * cal.sum_passes;
-            let sum_ps = ps_from_us(cal.sum_us)
-                + crate::time::ps_from_s(shared.decode_times.roof.vector_s(bytes, share));
+            let sum_ps =
+                ps_from_us(cal.sum_us) + crate::time::ps_from_s(times.roof.vector_s(bytes, share));
             let from_ps = self.step.stage_from_ps;
             env.stage(
                 Stage::Combine,
@@ -520,7 +532,7 @@ impl DecodeRank {
     /// The experts have run: their outputs go back where the tokens came from.
     pub fn experts_done(&mut self, env: &mut Env<'_, '_>) {
         let shared = env.shared;
-        let cal = &shared.cal.combine;
+        let cal = &times(&self.slowed, shared).roof.cal.combine;
         let share = self.step.moe_share.expect("a step is running");
         self.phase += 1;
         env.send_phase(&PhaseOut {
@@ -560,9 +572,10 @@ impl DecodeRank {
         if s.parts.iter().all(|p| p.at == At::Done) {
             // Head and sampling over the whole batch, on the whole die.
             let tokens = s.parts.iter().map(|p| p.load.tokens).sum();
-            let mut ps = env.shared.decode_times.head_ps(tokens);
+            let times = times(&self.slowed, env.shared);
+            let mut ps = times.head_ps(tokens);
             if s.segments_left > 0 {
-                ps += env.shared.decode_times.mtp_join_ps(tokens);
+                ps += times.mtp_join_ps(tokens);
             }
             let last = s.end_layer.saturating_sub(1);
             let place = s.place(moe_layer(last, env), 0, 1);

@@ -15,7 +15,10 @@ pub use placer::Placer;
 pub use prefill::PrefillRank;
 pub use prefill_root::WARM;
 
+use std::sync::Arc;
+
 use crate::env::Env;
+use crate::fault::{Body, Change};
 use crate::layout::Role;
 use crate::message::Msg;
 use crate::runtime::Actor;
@@ -26,6 +29,8 @@ use crate::world::Shared;
 pub struct Die {
     pub index: u32,
     pub part: Part,
+    /// What faults leave of it.
+    pub body: Body,
 }
 
 /// Its part in serving.
@@ -47,10 +52,35 @@ impl Die {
                 Part::Decode(Box::new(DecodeRank::new(group, rank, shared)))
             }
         };
-        Self { index, part }
+        Self {
+            index,
+            part,
+            body: Body::default(),
+        }
+    }
+
+    /// A fault strikes this die, or is over.
+    fn changed(&mut self, _change: Change, env: &mut Env<'_, '_>) {
+        let pace = self.body.pace();
+        match &mut self.part {
+            Part::Idle => {}
+            Part::Prefill(p) => {
+                let times = env.shared.prefill_times.as_ref();
+                p.slowed = pace
+                    .and_then(|(clock, hbm)| times.map(|t| t.slowed(clock, hbm)))
+                    .map(Arc::new);
+            }
+            Part::Decode(d) => {
+                let times = &env.shared.decode_times;
+                d.slowed = pace.map(|(clock, hbm)| Arc::new(times.slowed(clock, hbm)));
+            }
+        }
     }
 
     pub fn handle(&mut self, from: Actor, msg: Msg, env: &mut Env<'_, '_>) {
+        if let Msg::Changed(change) = msg {
+            return self.changed(change, env);
+        }
         match &mut self.part {
             Part::Prefill(p) => match msg {
                 // Root of the group: prompts in, batches out.

@@ -7,8 +7,9 @@
 //! Two microbatches run the same chain; each engine serves them as they come.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::compute::{PrefillLoad, Share};
+use crate::compute::{PrefillLoad, PrefillTimes, Share};
 use crate::config::{Balance, KvPlane};
 use crate::env::Env;
 use crate::experts::Dealer;
@@ -91,6 +92,16 @@ pub struct PrefillRank {
     handoffs: BTreeMap<u64, Handoff>,
     placer: Placer,
     pub root: Option<Box<PrefillRoot>>,
+    /// This die's own operator times while a fault makes it slower.
+    pub slowed: Option<Arc<PrefillTimes>>,
+}
+
+/// A die's operator times: its own while a fault slows it, else those of every die.
+fn times<'a>(slowed: &'a Option<Arc<PrefillTimes>>, shared: &'a Shared) -> &'a PrefillTimes {
+    slowed
+        .as_deref()
+        .or(shared.prefill_times.as_ref())
+        .expect("a prefill group has times")
 }
 
 /// A part of a batch as the operators want it.
@@ -124,6 +135,7 @@ impl PrefillRank {
             handoffs: BTreeMap::new(),
             placer: Placer::default(),
             root: (rank == 0).then(|| Box::new(PrefillRoot::new(group, shared))),
+            slowed: None,
         }
     }
 
@@ -233,11 +245,8 @@ impl PrefillRank {
     /// Starts the stage that part `i` has come to.
     fn begin(&mut self, i: usize, env: &mut Env<'_, '_>) {
         let now = env.now();
-        let times = env
-            .shared
-            .prefill_times
-            .as_ref()
-            .expect("a prefill group has times");
+        let slowed = self.slowed.clone();
+        let times = times(&slowed, env.shared);
         let work = self.work.as_mut().expect("a batch is running");
         let part = &mut work.parts[i];
         part.since_ps = now;
@@ -288,7 +297,14 @@ impl PrefillRank {
     /// Sends `bytes` to every other rank by SDMA.
     fn collective(&mut self, i: usize, stage: Op, bytes: u64, env: &mut Env<'_, '_>) {
         let phase = self.next_phase(i);
-        let start_ps = env.now() + ps_from_us(env.shared.cal.prefill.collective_startup_us);
+        let start_ps = env.now()
+            + ps_from_us(
+                times(&self.slowed, env.shared)
+                    .roof
+                    .cal
+                    .prefill
+                    .collective_startup_us,
+            );
         env.send_phase(&PhaseOut {
             board: self.group,
             channel: i as u8,
@@ -316,7 +332,8 @@ impl PrefillRank {
             (t / ranks + u64::from(u64::from(self.rank) < t % ranks)) as u32
         };
         self.choose_experts(moe_layer, tokens, env);
-        let cal = &shared.cal.dispatch;
+        let slowed = self.slowed.clone();
+        let cal = &times(&slowed, shared).roof.cal.dispatch;
         let prepare = ps_from_us(cal.startup_us + cal.token_us * f64::from(tokens));
         let phase = self.next_phase(i);
         let start_ps = self.on_vector(prepare, now);
@@ -434,12 +451,7 @@ impl PrefillRank {
     fn part_done(&mut self, env: &mut Env<'_, '_>) {
         let work = self.work.as_ref().expect("a batch is running");
         if work.parts.iter().all(|p| p.stage == Stage::Done) {
-            let times = env
-                .shared
-                .prefill_times
-                .as_ref()
-                .expect("a prefill group has times");
-            let ps = times
+            let ps = times(&self.slowed, env.shared)
                 .head_ps(work.finishing)
                 .max(env.shared.phase_lookahead_ps);
             let batch = work.batch;
@@ -449,7 +461,8 @@ impl PrefillRank {
 
     fn combine(&mut self, i: usize, env: &mut Env<'_, '_>) {
         let shared = env.shared;
-        let cal = &shared.cal.combine;
+        let slowed = self.slowed.clone();
+        let cal = &times(&slowed, shared).roof.cal.combine;
         let now = env.now();
         let start_ps = self.on_vector(ps_from_us(cal.startup_us), now);
         let phase = self.next_phase(i);
@@ -479,10 +492,8 @@ impl PrefillRank {
         let now = env.now();
         let shared = env.shared;
         let i = channel as usize;
-        let times = shared
-            .prefill_times
-            .as_ref()
-            .expect("a prefill group has times");
+        let slowed = self.slowed.clone();
+        let times = times(&slowed, shared);
         let mut received =
             std::mem::take(&mut self.work.as_mut().expect("a batch is running").parts[i].received);
         let receipt =
@@ -520,7 +531,7 @@ impl PrefillRank {
                 }
             }
             Stage::Dispatch => {
-                let cal = &shared.cal.dispatch;
+                let cal = &times.roof.cal.dispatch;
                 let units: u32 = per_slot.iter().sum();
                 let bytes =
                     f64::from(units) * f64::from(dispatch_bytes(shared)) * cal.assemble_passes;
@@ -538,7 +549,7 @@ impl PrefillRank {
                 env.at(at, Msg::Computed { part: channel });
             }
             Stage::Combine => {
-                let cal = &shared.cal.combine;
+                let cal = &times.roof.cal.combine;
                 let copies = f64::from(shared.model.top_k + shared.model.shared_experts);
                 let tokens = load.tokens as f64 / f64::from(self.ranks);
                 let bytes = tokens * copies * f64::from(combine_bytes(shared)) * cal.sum_passes;

@@ -15,6 +15,8 @@ pub struct Direction {
     pub bytes: u64,
     pub messages: u64,
     pub lost_bytes: u64,
+    /// Bytes of messages that got through, sent more than once.
+    pub resent_bytes: u64,
     pub queue: ActorHist,
 }
 

@@ -2,7 +2,7 @@
 
 use supernode_topology::{ActorId, Machine};
 
-use crate::fabric::{Arrived, Board, Link};
+use crate::fabric::{Arrived, Board, Health, Link};
 use crate::message::Parcel;
 
 /// The links of this shard's nodes and the boards of its groups.
@@ -14,6 +14,8 @@ pub struct Fabric {
     pub(crate) first_link: u32,
     /// Prefill groups' boards, then decode groups'.
     pub boards: Vec<Board>,
+    /// Links that faults have struck.
+    pub health: Health,
     /// Bytes that left and entered each node over its L1-L2 links.
     pub node_up_bytes: Vec<u64>,
     pub node_down_bytes: Vec<u64>,
@@ -23,12 +25,13 @@ pub struct Fabric {
 }
 
 impl Fabric {
-    pub fn new(machine: &Machine, boards: Vec<Board>, shards: u32) -> Self {
+    pub fn new(machine: &Machine, boards: Vec<Board>, health: Health, shards: u32) -> Self {
         let first_link = machine.die_count() + machine.cpu_count();
         Self {
             links: vec![Link::default(); (machine.actor_count() - first_link) as usize],
             first_link,
             boards,
+            health,
             node_up_bytes: vec![0; machine.node_count() as usize],
             node_down_bytes: vec![0; machine.node_count() as usize],
             out: vec![Vec::new(); shards as usize],

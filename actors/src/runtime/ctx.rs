@@ -29,6 +29,18 @@ impl<M: Model> Ctx<'_, M> {
         self.me
     }
 
+    /// The place of the event being handled among those that its source has sent.
+    #[inline]
+    pub fn event_seq(&self) -> u64 {
+        queue::sequence(self.core.current_order())
+    }
+
+    /// The same of what this actor sends next.
+    #[inline]
+    pub fn next_seq(&self) -> u64 {
+        self.core.actors[self.me as usize].seq
+    }
+
     #[inline]
     pub fn send_in(&mut self, delay: Ps, to: Actor, msg: M::Msg) {
         // A sum that wraps lies in the past and is refused as such.

@@ -36,6 +36,12 @@ pub fn order(src: Actor, seq: u64) -> u64 {
     (u64::from(src) << SEQ_BITS) | (seq & ((1 << SEQ_BITS) - 1))
 }
 
+/// The sequence number of [`order`].
+#[inline]
+pub fn sequence(order: u64) -> u64 {
+    order & ((1 << SEQ_BITS) - 1)
+}
+
 /// The source of [`order`]; `OUTSIDE` sorts after all actors.
 #[inline]
 pub fn source(order: u64) -> Actor {

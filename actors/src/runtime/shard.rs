@@ -98,6 +98,12 @@ impl<M: Model> Core<M> {
         self.current.time_ps
     }
 
+    /// Source and sequence number of the event being handled.
+    #[inline]
+    pub fn current_order(&self) -> u64 {
+        self.current.order
+    }
+
     pub fn pending(&self) -> usize {
         self.queues.iter().map(Queue::len).sum()
     }
