@@ -5,6 +5,8 @@
 
 pub mod cli;
 pub mod error;
+mod expert_files;
+mod npy;
 pub mod report;
 pub mod run;
 pub mod scenario;

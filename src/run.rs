@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use supernode_actors::compute::{Calibration, Operators};
+use supernode_actors::experts::ExpertTables;
 use supernode_actors::launch::{Flow, Launch, LaunchError, Load, Progress, RunError, Supernode};
 use supernode_actors::model::ModelSpec;
 use supernode_topology::Machine;
 
 use crate::error::{Error, Result};
+use crate::expert_files;
 use crate::report::{Inputs, Offered, Report};
 use crate::scenario::{Scenario, looks_like_path};
 use crate::workload::{self, Source};
@@ -22,6 +24,7 @@ pub struct Prepared {
     pub model: ModelSpec,
     pub calibration: Calibration,
     load: Load,
+    experts: ExpertTables,
     source: Source,
     notes: Vec<String>,
 }
@@ -31,6 +34,7 @@ impl Prepared {
         let machine = machine(&scenario.machine)?;
         let model = model(&scenario.model)?;
         let calibration = calibration(&scenario.operators)?;
+        let experts = expert_files::tables(&scenario, &model)?;
         let workload = workload::build(&scenario, &model)?;
         tracing::debug!(
             requests = workload.load.requests.len(),
@@ -43,6 +47,7 @@ impl Prepared {
             model,
             calibration,
             load: workload.load,
+            experts,
             source: workload.source,
             notes: workload.notes,
         })
@@ -76,6 +81,7 @@ impl Prepared {
             seed: self.scenario.seed,
             shards,
             load: self.load,
+            experts: self.experts,
         })
         .map_err(|LaunchError::Config(why)| Error::user(why))?;
         tracing::debug!(seconds = started.elapsed().as_secs_f64(), "launched");

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use supernode_actors::compute::Calibration;
 use supernode_actors::config::{Balance, Fidelity, KvPlane, Microbatch, Serving};
+use supernode_actors::experts::ExpertTables;
 use supernode_actors::launch::{Ended, Flow, Launch, Load, Phase, Supernode};
 use supernode_actors::model::ModelSpec;
 use supernode_actors::request::{Outcome, Prefix, RequestSpec};
@@ -132,6 +133,7 @@ fn run(case: &Case, level: Fidelity, shards: u32, transport: Transport) -> u64 {
         seed: case.seed,
         shards,
         load: case.load.clone(),
+        experts: ExpertTables::default(),
     };
     let mut s = Supernode::launch_with(launch, transport, None).unwrap();
     assert_eq!(s.run(&mut |_| Flow::Continue).unwrap(), Ended::Quiet);

@@ -7,15 +7,15 @@ use supernode_topology::Machine;
 
 use crate::compute::{Calibration, DecodeTimes, DiePeaks, PrefillTimes, Roofline};
 use crate::config::{Fidelity, Number, Serving};
-use crate::experts::{Plan, Routing, popularity};
+use crate::experts::{ExpertLayers, ExpertSetup, ExpertTables};
 use crate::fabric::{Direction, Paths};
 use crate::launch::{Load, Phase};
-use crate::layout::{Layout, mix};
+use crate::layout::{Group, Layout, mix};
 use crate::model::ModelSpec;
-use crate::runtime::{Rng, Simulation};
+use crate::runtime::Simulation;
 use crate::stats::{LinkClassStats, PoolStats, RunStats};
 use crate::time::{Ps, ps_from_us};
-use crate::world::{Counters, ExpertLayers, Shared, World};
+use crate::world::{Counters, Shared, World};
 
 /// All that actors know from the start.
 ///
@@ -29,6 +29,7 @@ pub fn shared(
     seed: u64,
     shards: u32,
     load: &Load,
+    tables: &ExpertTables,
 ) -> Result<Shared, String> {
     cal.check()?;
     let phase = load.phase;
@@ -53,28 +54,24 @@ pub fn shared(
         int8: serving.precision.weights == Number::Int8,
         cal: cal.clone(),
     };
-    let decode_experts = match layout.decode.first() {
-        Some(g) => Some(expert_layers(
-            &model,
-            &serving,
-            g.ranks(),
-            serving.experts.redundant,
-            serving.experts.shared_replicas,
-            seed,
-        )?),
-        None => None,
+    check_placement(tables, &serving, &layout)?;
+    let experts_of = |groups: &[Group], redundant, shared_replicas| {
+        let make = |g: &Group| {
+            ExpertLayers::new(ExpertSetup {
+                model: &model,
+                experts: &serving.experts,
+                tables,
+                ranks: g.ranks(),
+                redundant,
+                shared_replicas,
+                seed,
+            })
+        };
+        groups.first().map(make).transpose()
     };
-    let prefill_experts = match layout.prefill.first() {
-        Some(g) => Some(expert_layers(
-            &model,
-            &serving,
-            g.ranks(),
-            serving.prefill.redundant,
-            serving.prefill.shared_replicas,
-            seed,
-        )?),
-        None => None,
-    };
+    let (p, e) = (&serving.prefill, &serving.experts);
+    let decode_experts = experts_of(&layout.decode, e.redundant, e.shared_replicas)?;
+    let prefill_experts = experts_of(&layout.prefill, p.redundant, p.shared_replicas)?;
     let kv_bytes_per_token = model.kv_bytes_per_token(serving.precision.kv);
     let decode_kv_tokens = match &decode_experts {
         Some(e) => {
@@ -134,50 +131,27 @@ pub fn shared(
     })
 }
 
-/// Popularity and plans of all MoE layers for a group of `ranks` dies.
-fn expert_layers(
-    model: &ModelSpec,
+/// A placement map is for groups with as many dies as it has ranks: there must be some.
+fn check_placement(
+    tables: &ExpertTables,
     serving: &Serving,
-    ranks: u32,
-    redundant: u32,
-    shared_replicas: u32,
-    seed: u64,
-) -> Result<ExpertLayers, String> {
-    let slots_per_rank =
-        Plan::slots_needed(ranks, model.routed_experts, redundant, shared_replicas);
-    if slots_per_rank > u32::from(u8::MAX) {
-        return Err(format!(
-            "{} routed experts, {redundant} redundant and {shared_replicas} shared copies over {ranks} dies are \
-             {slots_per_rank} experts a die: at most 255 are supported; use more NPUs per instance",
-            model.routed_experts
-        ));
+    layout: &Layout,
+) -> Result<(), String> {
+    let Some(p) = &tables.placement else {
+        return Ok(());
+    };
+    let of = |groups: &[Group]| groups.first().map_or(0, Group::ranks);
+    let (prefill, decode) = (of(&layout.prefill), of(&layout.decode));
+    if p.ranks == prefill || p.ranks == decode {
+        return Ok(());
     }
-    let e = &serving.experts;
-    let even = e.skew == 0.0;
-    let layers = if even { 1 } else { model.moe_layers().max(1) };
-    let mut plans = Vec::new();
-    let mut routings = Vec::new();
-    for layer in 0..layers {
-        let mut rng = Rng::new(seed ^ 0x6578_7065_7274_7300, u64::from(layer));
-        let popularity = popularity(model.routed_experts, e.skew, &mut rng);
-        plans.push(Plan::new(
-            ranks,
-            &popularity,
-            redundant,
-            shared_replicas,
-            e.balance,
-        ));
-        routings.push(Routing::new(&popularity, model.top_k));
-    }
-    let of_layer = (0..model.moe_layers().max(1))
-        .map(|l| if even { 0 } else { l as u16 })
-        .collect();
-    Ok(ExpertLayers {
-        plans,
-        routings,
-        of_layer,
-        slots_per_rank,
-    })
+    Err(format!(
+        "experts.placement_file {} places experts over {} ranks, but a prefill instance has {prefill} dies and a decode \
+         instance {decode}: set prefill.npus_per_instance or decode.npus_per_instance to {}",
+        serving.experts.placement_file.as_deref().unwrap_or(""),
+        p.ranks,
+        p.ranks.div_ceil(2)
+    ))
 }
 
 /// HBM left for KV beside weights and workspace.

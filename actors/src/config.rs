@@ -43,7 +43,7 @@ section! {
         microbatch: bool = true,
         /// Redundant routed experts over the instance (EP32: one per die).
         redundant: u32 = 32,
-        /// Copies of the shared expert over the instance (EP32: one per die).
+        /// Copies of the shared expert over the instance (EP32: one per die); 0 = one on every die, for its own tokens.
         shared_replicas: u32 = 32,
     }
 }
@@ -117,12 +117,18 @@ section! {
         balance: Balance = Balance::Eplb,
         /// Redundant routed experts over a decode instance.
         redundant: u32 = 32,
-        /// Copies of the shared expert over a decode instance.
+        /// Copies of the shared expert over a decode instance; 0 = one on every die, for its own tokens.
         shared_replicas: u32 = 32,
         /// Skew of the routing: standard deviation of ln(load) over a layer's experts, which is lognormal (0 = all equal).
         skew: f64 = crate::experts::ExpertFigures::builtin().popularity.skew,
-        /// File of per-expert loads (CSV: layer, expert, load), instead of `skew`.
+        /// File of per-expert loads, instead of `skew`: CSV (MoE layer, expert, load), or a placement map (.npy, .npy.gz)
+        /// whose copies stand for the load.
         load_file: Option<String> = None,
+        /// Placement map (.npy, .npy.gz, shape [rank, layer, expert] of 0 and 1), instead of `balance` and `redundant`, for
+        /// instances with as many dies as it has ranks.
+        placement_file: Option<String> = None,
+        /// Tokens whose choices of experts are known when the plan of the start is made; 0 = the true load is.
+        plan_tokens: u32 = 0,
         /// Seconds between EPLB plans made from observed load; 0 = only once, at the start.
         eplb_interval_s: f64 = 0.0,
     }

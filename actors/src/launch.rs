@@ -13,6 +13,7 @@ use crate::compute::Calibration;
 use crate::config::Serving;
 use crate::cpu::{Cpu, Home, Source, Store};
 use crate::die::{Die, Part as DiePart};
+use crate::experts::ExpertTables;
 use crate::fabric::Fabric;
 use crate::fabric::{Board, Health, Paths};
 use crate::fault::{Body, Fault, Strike};
@@ -61,6 +62,8 @@ pub struct Launch {
     pub seed: u64,
     pub shards: u32,
     pub load: Load,
+    /// Expert loads and placement from files.
+    pub experts: ExpertTables,
 }
 
 /// How far a run is; handed to the observer a few times a second.
@@ -149,6 +152,7 @@ impl Supernode {
             seed,
             shards,
             load,
+            experts,
         } = launch;
         if shards == 0 || shards > machine.node_count() {
             return Err(LaunchError::Config(format!(
@@ -157,8 +161,17 @@ impl Supernode {
             )));
         }
         let shared = Arc::new(
-            assemble::shared(machine, model, serving, calibration, seed, shards, &load)
-                .map_err(LaunchError::Config)?,
+            assemble::shared(
+                machine,
+                model,
+                serving,
+                calibration,
+                seed,
+                shards,
+                &load,
+                &experts,
+            )
+            .map_err(LaunchError::Config)?,
         );
         let machine = &shared.machine;
         let mut homes = deal(&load, &shared);
@@ -308,6 +321,7 @@ impl Supernode {
                 requests: Vec::new(),
                 concurrency: None,
             },
+            experts: ExpertTables::default(),
         })
     }
 
@@ -523,7 +537,8 @@ fn boards(shared: &Shared, here: &dyn Fn(u32) -> bool) -> Vec<Board> {
             .collect::<Vec<_>>();
         Board::new(&group.node_of_rank, slots, channels, local, cost)
     };
-    let slots = |e: &Option<crate::world::ExpertLayers>| e.as_ref().map_or(1, |e| e.slots_per_rank);
+    let slots =
+        |e: &Option<crate::experts::ExpertLayers>| e.as_ref().map_or(1, |e| e.slots_per_rank);
     shared
         .layout
         .prefill

@@ -11,7 +11,7 @@ use crate::config::{Fidelity, Serving};
 use crate::cpu::Cpu;
 use crate::die::Die;
 use crate::env::Env;
-use crate::experts::{Plan, Routing};
+use crate::experts::ExpertLayers;
 use crate::fabric::{Fabric, Paths, PhaseSend, post};
 use crate::fault::{Change, Verdict};
 use crate::launch::Phase;
@@ -59,26 +59,6 @@ pub struct Shared {
 pub struct Counters {
     pub offered: AtomicU64,
     pub ended: AtomicU64,
-}
-
-/// Expert plans and popularity by MoE layer (one entry serves all layers that are alike).
-#[derive(Clone, Debug)]
-pub struct ExpertLayers {
-    pub plans: Vec<Plan>,
-    pub routings: Vec<Routing>,
-    /// Index into both, by MoE layer; layers past the end (multi-token prediction) use the last.
-    pub of_layer: Vec<u16>,
-    pub slots_per_rank: u32,
-}
-
-impl ExpertLayers {
-    pub fn at(&self, layer: u32) -> (&Plan, &Routing) {
-        let i = *self
-            .of_layer
-            .get(layer as usize)
-            .unwrap_or_else(|| self.of_layer.last().expect("a model has MoE layers"));
-        (&self.plans[i as usize], &self.routings[i as usize])
-    }
 }
 
 impl Shared {

@@ -226,6 +226,7 @@ fn relocate(table: &mut Table, dir: &Path) {
     for (section, key) in [
         ("workload", "file"),
         ("experts", "load_file"),
+        ("experts", "placement_file"),
         ("operators", "file"),
     ] {
         if let Some(value) = table.get_mut(section).and_then(|s| s.get_mut(key)) {

@@ -1,11 +1,15 @@
 //! Experts: which die holds which copy (`Plan`), how tokens choose them (`Routing`), and EPLB.
 
 mod eplb;
+mod layers;
 mod plan;
 mod popularity;
 mod routing;
+mod tables;
 
 pub use eplb::{place, replicate};
+pub use layers::{ExpertLayers, ExpertSetup, of_layer, start_loads};
 pub use plan::{Plan, SlotUse};
 pub use popularity::{ExpertFigures, PopularityFigures, popularity};
 pub use routing::{Dealer, Routing};
+pub use tables::{ExpertTables, Placement};

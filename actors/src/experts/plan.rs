@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{place, replicate};
+use super::{Placement, place, replicate};
 use crate::config::Balance;
 
 /// What a slot of a rank holds.
@@ -31,8 +31,15 @@ impl Plan {
         (experts + redundant + shared).div_ceil(ranks)
     }
 
-    /// A plan for expert loads `load` (any unit) over `ranks` ranks.
-    pub fn new(ranks: u32, load: &[f64], redundant: u32, shared: u32, balance: Balance) -> Self {
+    /// A plan for expert loads `load` (any unit) over `ranks` ranks, `top_k` experts being chosen by a token.
+    pub fn new(
+        ranks: u32,
+        load: &[f64],
+        top_k: u32,
+        redundant: u32,
+        shared: u32,
+        balance: Balance,
+    ) -> Self {
         let experts = load.len();
         let slots_per_rank = Self::slots_needed(ranks, experts as u32, redundant, shared);
         let total = (ranks * slots_per_rank) as usize;
@@ -56,8 +63,10 @@ impl Plan {
         }
         for (e, &n) in copies_of.iter().enumerate() {
             for _ in 0..n {
-                // Eight experts a token in the models this serves; only the ratio to the shared expert depends on it.
-                items.push((8.0 * load[e] * top_share / f64::from(n), e as u32));
+                items.push((
+                    f64::from(top_k) * load[e] * top_share / f64::from(n),
+                    e as u32,
+                ));
             }
         }
         let rank_of: Vec<usize> = match balance {
@@ -81,6 +90,31 @@ impl Plan {
             }
         }
         Self::from_slots(slots_per_rank, uses, slots_of, shared_slots)
+    }
+
+    /// The plan of a placement map for one layer, with `shared` copies of the shared expert spread over its ranks.
+    pub fn placed(p: &Placement, layer: usize, slots_per_rank: u32, shared: u32) -> Self {
+        let ranks = p.ranks as usize;
+        let mut uses = vec![SlotUse::Empty; ranks * slots_per_rank as usize];
+        let mut used = vec![0; ranks];
+        let mut put = |rank: usize, what: SlotUse| {
+            let slot = rank * slots_per_rank as usize + used[rank];
+            used[rank] += 1;
+            uses[slot] = what;
+            slot as u16
+        };
+        let shared = (0..shared as usize)
+            .map(|i| put(i * ranks / shared as usize % ranks, SlotUse::Shared))
+            .collect();
+        let slots_of = p.holders[layer]
+            .iter()
+            .enumerate()
+            .map(|(e, holders)| {
+                let put = |&r: &u16| put(usize::from(r), SlotUse::Routed(e as u16));
+                holders.iter().map(put).collect()
+            })
+            .collect();
+        Self::from_slots(slots_per_rank, uses, slots_of, shared)
     }
 
     fn from_slots(
@@ -181,7 +215,7 @@ mod tests {
     #[test]
     fn ep320_has_one_expert_a_die() {
         for balance in [Balance::None, Balance::Eplb, Balance::Perfect] {
-            let p = Plan::new(320, &[1.0; 256], 32, 32, balance);
+            let p = Plan::new(320, &[1.0; 256], 8, 32, 32, balance);
             assert_eq!(
                 (p.slots_per_rank, p.slots(), p.shared.len(), p.copies.len()),
                 (1, 320, 32, 288)
@@ -193,14 +227,14 @@ mod tests {
 
     #[test]
     fn ep32_has_ten_experts_a_die() {
-        let p = Plan::new(32, &[1.0; 256], 32, 32, Balance::Eplb);
+        let p = Plan::new(32, &[1.0; 256], 8, 32, 32, Balance::Eplb);
         assert_eq!(p.slots_per_rank, 10);
         assert!((0..32).all(|r| p.held_by(r) == 10));
     }
 
     #[test]
     fn a_lost_rank_is_served_by_copies_or_named() {
-        let p = Plan::new(320, &[1.0; 256], 32, 32, Balance::Eplb);
+        let p = Plan::new(320, &[1.0; 256], 8, 32, 32, Balance::Eplb);
         let two = (0..256).find(|&e| p.copies_of(e).len() == 2).unwrap();
         let lost = u32::from(p.copies_of(two)[0]);
         assert_eq!(p.without(&|r| r != lost).unwrap().copies_of(two).len(), 1);
