@@ -43,6 +43,7 @@ fn launch(shards: u32, level: Fidelity) -> Supernode {
             requests,
             concurrency: None,
         },
+        experts: supernode_actors::experts::ExpertTables::default(),
     })
     .expect("it fits")
 }

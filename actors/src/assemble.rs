@@ -9,7 +9,7 @@ use crate::compute::{Calibration, DecodeTimes, DiePeaks, PrefillTimes, Roofline}
 use crate::config::{Fidelity, Number, Serving};
 use crate::experts::{ExpertLayers, ExpertSetup, ExpertTables};
 use crate::fabric::{Direction, Paths};
-use crate::launch::{Load, Phase};
+use crate::launch::{Launch, Phase};
 use crate::layout::{Group, Layout, mix};
 use crate::model::ModelSpec;
 use crate::runtime::Simulation;
@@ -21,25 +21,26 @@ use crate::world::{Counters, Shared, World};
 ///
 /// # Errors
 /// What does not fit, with the sum.
-pub fn shared(
-    machine: Arc<Machine>,
-    model: ModelSpec,
-    serving: Serving,
-    cal: Calibration,
-    seed: u64,
-    shards: u32,
-    load: &Load,
-    tables: &ExpertTables,
-) -> Result<Shared, String> {
+pub fn shared(launch: &Launch) -> Result<Shared, String> {
+    let Launch {
+        machine,
+        model,
+        serving,
+        calibration: cal,
+        seed,
+        shards,
+        load,
+        experts: tables,
+    } = launch;
     cal.check()?;
     let phase = load.phase;
     let layout = Layout::new(
-        &machine,
-        &serving,
+        machine,
+        serving,
         phase != Phase::Decode,
         phase != Phase::Prefill,
     )?;
-    let paths = Paths::new(&machine);
+    let paths = Paths::new(machine);
     let d = &machine.spec.die;
     let roof = Roofline {
         peaks: DiePeaks {
@@ -54,17 +55,17 @@ pub fn shared(
         int8: serving.precision.weights == Number::Int8,
         cal: cal.clone(),
     };
-    check_placement(tables, &serving, &layout)?;
+    check_placement(tables, serving, &layout)?;
     let experts_of = |groups: &[Group], redundant, shared_replicas| {
         let make = |g: &Group| {
             ExpertLayers::new(ExpertSetup {
-                model: &model,
+                model,
                 experts: &serving.experts,
                 tables,
                 ranks: g.ranks(),
                 redundant,
                 shared_replicas,
-                seed,
+                seed: *seed,
             })
         };
         groups.first().map(make).transpose()
@@ -77,9 +78,9 @@ pub fn shared(
         Some(e) => {
             let free = free_hbm_bytes(
                 "a decode die",
-                &model,
-                &serving,
-                &cal,
+                model,
+                serving,
+                cal,
                 d.hbm_gb,
                 e.slots_per_rank,
             )?;
@@ -90,9 +91,9 @@ pub fn shared(
     if let Some(e) = &prefill_experts {
         free_hbm_bytes(
             "a prefill die",
-            &model,
-            &serving,
-            &cal,
+            model,
+            serving,
+            cal,
             d.hbm_gb,
             e.slots_per_rank,
         )?;
@@ -105,11 +106,11 @@ pub fn shared(
     let phase_lookahead_ps =
         ps_from_us(phase_startup_us).max(1) + paths.npu_npu_write.between.latency_ps;
     Ok(Shared {
-        decode_times: DecodeTimes::new(roof.clone(), &model, serving.precision.kv),
+        decode_times: DecodeTimes::new(roof.clone(), model, serving.precision.kv),
         prefill_times: layout
             .prefill
             .first()
-            .map(|g| PrefillTimes::new(roof, &model, serving.precision.kv, g.ranks())),
+            .map(|g| PrefillTimes::new(roof, model, serving.precision.kv, g.ranks())),
         decode_experts,
         prefill_experts,
         decode_kv_tokens,
@@ -118,14 +119,14 @@ pub fn shared(
         phase,
         concurrency: load.concurrency,
         stream_tokens: serving.fidelity.level == Fidelity::Message,
-        shards,
+        shards: *shards,
         progress: Counters::default(),
         phase_lookahead_ps,
         control_lookahead_ps: paths.least_between_ps(),
-        machine,
-        model,
-        serving,
-        cal,
+        machine: Arc::clone(machine),
+        model: model.clone(),
+        serving: serving.clone(),
+        cal: cal.clone(),
         layout,
         paths,
     })

@@ -144,37 +144,16 @@ impl Supernode {
         transport: Transport,
         executors: Option<usize>,
     ) -> Result<Self, LaunchError> {
-        let Launch {
-            machine,
-            model,
-            serving,
-            calibration,
-            seed,
-            shards,
-            load,
-            experts,
-        } = launch;
-        if shards == 0 || shards > machine.node_count() {
+        let (seed, shards, load) = (launch.seed, launch.shards, &launch.load);
+        if shards == 0 || shards > launch.machine.node_count() {
             return Err(LaunchError::Config(format!(
                 "shards = {shards}: between 1 and the machine's {} nodes are possible",
-                machine.node_count()
+                launch.machine.node_count()
             )));
         }
-        let shared = Arc::new(
-            assemble::shared(
-                machine,
-                model,
-                serving,
-                calibration,
-                seed,
-                shards,
-                &load,
-                &experts,
-            )
-            .map_err(LaunchError::Config)?,
-        );
+        let shared = Arc::new(assemble::shared(&launch).map_err(LaunchError::Config)?);
         let machine = &shared.machine;
-        let mut homes = deal(&load, &shared);
+        let mut homes = deal(load, &shared);
         let mut worlds = Vec::new();
         for shard in 0..shards {
             let here = |node: u32| Layout::shard_of_node(node, shards) == shard;
