@@ -8,6 +8,7 @@ mod progress;
 mod run;
 mod scenario_args;
 mod schema;
+mod sweep;
 mod topology;
 mod workload;
 
@@ -29,6 +30,7 @@ use crate::error::{Error, Result};
     after_help = "Examples:
   supernode run                                      the default workload on 384 NPUs
   supernode run --workload trace.jsonl.gz --copies 4 a trace of yours, four times over
+  supernode sweep --set decode.mtp_tokens=0..2       three runs side by side, compared
   supernode workload describe trace.jsonl.gz         what is in it
 
 RUST_LOG=supernode=debug shows what goes on inside. `supernode COMMAND --help` has more."
@@ -41,6 +43,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Sweep(sweep::Args),
     Workload(workload::Args),
     Topology(topology::Args),
     Schema(schema::Args),
@@ -54,6 +57,7 @@ pub fn main() -> ExitCode {
     };
     let done = log_to_stderr().and_then(|()| match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Sweep(args) => sweep::run(&args),
         Command::Workload(args) => workload::run(&args),
         Command::Topology(args) => topology::run(&args),
         Command::Schema(args) => schema::run(&args),

@@ -10,4 +10,5 @@ mod npy;
 pub mod report;
 pub mod run;
 pub mod scenario;
+pub mod sweep;
 pub mod workload;

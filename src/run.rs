@@ -31,7 +31,12 @@ pub struct Prepared {
 
 impl Prepared {
     pub fn new(scenario: Scenario) -> Result<Self> {
-        let machine = machine(&scenario.machine)?;
+        let machine = Arc::new(machine(&scenario.machine)?);
+        Self::on(scenario, machine)
+    }
+
+    /// On this machine, whatever the scenario names.
+    pub fn on(scenario: Scenario, machine: Arc<Machine>) -> Result<Self> {
         let model = model(&scenario.model)?;
         let calibration = calibration(&scenario.operators)?;
         let experts = expert_files::tables(&scenario, &model)?;
@@ -43,7 +48,7 @@ impl Prepared {
         );
         Ok(Self {
             scenario,
-            machine: Arc::new(machine),
+            machine,
             model,
             calibration,
             load: workload.load,

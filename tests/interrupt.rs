@@ -1,22 +1,19 @@
-//! Ctrl-C ends a run promptly with the report so far, marked as partial.
+//! Ctrl-C ends a run promptly with the report so far, marked as partial, and a sweep with the rows that are done.
 #![cfg(unix)]
 
 mod common;
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::command;
+use common::{command, text};
 
-#[test]
-fn ctrl_c_ends_a_run_with_the_report_so_far() {
-    let dir = tempfile::tempdir().unwrap();
-    let json = dir.path().join("report.json");
-    // Many minutes of work, so that it is still under way.
+/// Starts the command, presses Ctrl-C a while after a line with `launched` has come `launches` times, and gives what it
+/// said by its prompt end.
+fn interrupted(args: &[&str], launches: usize) -> (Output, String) {
     let mut child = command()
-        .args(["run", "--copies", "60", "--speed", "0.2x", "--json"])
-        .arg(&json)
+        .args(args)
         .env("RUST_LOG", "supernode=debug")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -24,7 +21,7 @@ fn ctrl_c_ends_a_run_with_the_report_so_far() {
         .unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());
     let mut said = String::new();
-    while !said.contains("launched") {
+    while said.matches("launched").count() < launches {
         let mut line = String::new();
         assert!(
             log.read_line(&mut line).unwrap() > 0,
@@ -42,11 +39,38 @@ fn ctrl_c_ends_a_run_with_the_report_so_far() {
     log.read_to_string(&mut said).unwrap();
     let out = child.wait_with_output().unwrap();
     let took = interrupted.elapsed();
-    assert_eq!(out.status.code(), Some(130), "{said}");
     assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(out.status.code(), Some(130), "{said}");
     assert!(said.contains("stopped by Ctrl-C"), "{said}");
-    assert!(String::from_utf8_lossy(&out.stdout).contains("PARTIAL"));
+    (out, said)
+}
+
+/// Many minutes of work, so that it is still under way.
+const LONG: [&str; 4] = ["--copies", "60", "--speed", "0.2x"];
+
+#[test]
+fn ctrl_c_ends_a_run_with_the_report_so_far() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("report.json");
+    let path = json.display().to_string();
+    let args = [&["run"][..], &LONG, &["--json", &path]].concat();
+    let (out, _) = interrupted(&args, 1);
+    assert!(text(&out.stdout).contains("PARTIAL"));
     let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
     assert_eq!(report["partial"], true);
     assert!(report["virtual_s"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn ctrl_c_ends_a_sweep_with_the_rows_that_are_done() {
+    // A single request is over at once.
+    let set = ["--set", "workload.requests=1,100000,150000"];
+    let args = [&["sweep"][..], &LONG, &set, &["--jobs", "1", "--csv", "-"]].concat();
+    let (out, _) = interrupted(&args, 2);
+    let rows: Vec<String> = text(&out.stdout).lines().map(String::from).collect();
+    assert_eq!(rows.len(), 4, "{rows:?}");
+    assert!(!rows[1].contains("stopped"), "{rows:?}");
+    for row in &rows[2..] {
+        assert!(row.ends_with("stopped by Ctrl-C"), "{rows:?}");
+    }
 }

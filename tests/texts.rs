@@ -8,6 +8,7 @@ use std::path::Path;
 use common::stdout_of;
 use supernode::report::{Inputs, Offered, Report};
 use supernode::scenario::{Loader, Scenario, Slo};
+use supernode::sweep::{self, Chosen, DEFAULT_FIGURES, Grid};
 use supernode::workload::Source;
 use supernode_actors::launch::Ended;
 use supernode_actors::request::{Outcome, RequestRecord};
@@ -273,6 +274,45 @@ fn the_keys_of_the_json_report() {
 }
 
 #[test]
+fn the_table_of_a_sweep() {
+    let sets = [
+        "decode.max_batch_per_npu=32,96".into(),
+        "decode.mtp_tokens=0,1".into(),
+    ];
+    let (_, axes) = sweep::axes(&sets).unwrap();
+    let grid = Grid::new(&Loader::new(), axes).unwrap();
+    let outcomes: Vec<sweep::Outcome> = (0..4)
+        .map(|i| {
+            let mut r = report();
+            r.decode.tokens_per_s_per_npu = 1_234.5 * f64::from(i + 1);
+            r.tpot_ms.p99 = 20.0 * f64::from(i);
+            r.prefill.tokens_per_s_per_npu = 0.0;
+            match i {
+                2 => sweep::Outcome::Refused("it does not fit".into()),
+                _ => sweep::Outcome::Done(Box::new(r)),
+            }
+        })
+        .collect();
+    let chosen = Chosen {
+        grid: &grid,
+        reports: outcomes
+            .iter()
+            .map(|o| serde_json::to_value(o.report()).unwrap())
+            .collect(),
+        outcomes: &outcomes,
+        show: DEFAULT_FIGURES.map(String::from).to_vec(),
+        show_all: false,
+        conditions: vec!["tpot_ms.p99<50".parse().unwrap()],
+        best: Some("decode.tokens_per_s_per_npu".parse().unwrap()),
+    };
+    insta::assert_snapshot!(format!(
+        "{}\n{}",
+        sweep::to_table(&chosen),
+        sweep::to_csv(&chosen).unwrap()
+    ));
+}
+
+#[test]
 fn the_stable_report_has_no_wall_time() {
     let (mut a, mut b) = (report(), report());
     a.wall_s = Some(1.0);
@@ -326,6 +366,7 @@ fn help_texts() {
         &["topology"],
         &["topology", "route"],
         &["schema"],
+        &["sweep"],
     ] {
         let args: Vec<&str> = command.iter().copied().chain(["--help"]).collect();
         texts.insert(command.join(" "), stdout_of(&args));

@@ -48,6 +48,15 @@ pub struct ScenarioArgs {
 impl ScenarioArgs {
     /// File first, then these options, then `--set` in order.
     pub fn loader(&self) -> Result<Loader> {
+        let mut loader = self.without_sets()?;
+        for assignment in &self.set {
+            loader.set(assignment)?;
+        }
+        Ok(loader)
+    }
+
+    /// The same, but for `--set`.
+    pub fn without_sets(&self) -> Result<Loader> {
         let mut loader = match &self.scenario {
             Some(path) => Loader::from_file(path)?,
             None => Loader::new(),
@@ -73,9 +82,6 @@ impl ScenarioArgs {
         }
         if let Some(seed) = self.seed {
             loader.option("--seed", "seed", seed as i64)?;
-        }
-        for assignment in &self.set {
-            loader.set(assignment)?;
         }
         Ok(loader)
     }

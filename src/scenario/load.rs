@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Collects what makes up a scenario. Later settings win over earlier ones and over the file.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Loader {
     table: Table,
     /// Key path to the place that set it: `file:line` or the option.
