@@ -100,6 +100,8 @@ pub struct Requests {
     pub offered: u64,
     pub completed: u64,
     pub failed: u64,
+    /// Given up by who asked for them, on a live machine.
+    pub cancelled: u64,
     /// Reason to count, of those that failed.
     pub failures: BTreeMap<String, u64>,
 }
@@ -108,7 +110,7 @@ pub struct Requests {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Goodput {
     pub requests_per_s: f64,
-    /// Of all that ended.
+    /// Of all that ended and were not cancelled.
     pub share: f64,
 }
 
@@ -201,6 +203,11 @@ impl Report {
             }
         }
         let ended = s.records.len() as u64;
+        let cancelled = s
+            .records
+            .iter()
+            .filter(|r| r.outcome == Outcome::Cancelled)
+            .count() as u64;
         let good = s
             .records
             .iter()
@@ -226,12 +233,13 @@ impl Report {
             requests: Requests {
                 offered: s.offered,
                 completed,
-                failed: ended - completed,
+                failed: ended - completed - cancelled,
+                cancelled,
                 failures,
             },
             goodput: Goodput {
                 requests_per_s: ratio(good, virtual_s),
-                share: ratio(good, ended as f64),
+                share: ratio(good, (ended - cancelled) as f64),
             },
             prefill: prefill(
                 &s.prefill,

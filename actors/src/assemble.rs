@@ -119,6 +119,7 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
         phase,
         concurrency: load.concurrency,
         stream_tokens: serving.fidelity.level == Fidelity::Message,
+        live: false,
         shards: *shards,
         progress: Counters::default(),
         phase_lookahead_ps,

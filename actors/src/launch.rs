@@ -118,8 +118,8 @@ pub enum RunError {
 
 /// A launched machine.
 pub struct Supernode {
-    sim: Simulation<World>,
-    shared: Arc<Shared>,
+    pub(crate) sim: Simulation<World>,
+    pub(crate) shared: Arc<Shared>,
     total: u64,
     concurrency: Option<u32>,
     merge: Merge,
@@ -135,6 +135,20 @@ impl Supernode {
         Self::launch_with(launch, Transport::Memory, None)
     }
 
+    /// A machine that stays up: requests come by `submit`, and what it makes goes out by `take_deliveries`.
+    ///
+    /// # Errors
+    /// As `launch`; `load.requests` must be empty, and `load.phase` is `Both`.
+    pub fn launch_live(launch: Launch) -> Result<Self, LaunchError> {
+        if launch.load.phase != Phase::Both || !launch.load.requests.is_empty() {
+            return Err(LaunchError::Config(
+                "workload.phase: a live machine serves requests from prompt to last token, as they come: \"both\" is expected"
+                    .into(),
+            ));
+        }
+        Self::launch_as(launch, Transport::Memory, None, true)
+    }
+
     /// As `launch`, with a choice of how shards exchange messages and on how many threads they run.
     ///
     /// # Errors
@@ -144,6 +158,15 @@ impl Supernode {
         transport: Transport,
         executors: Option<usize>,
     ) -> Result<Self, LaunchError> {
+        Self::launch_as(launch, transport, executors, false)
+    }
+
+    fn launch_as(
+        launch: Launch,
+        transport: Transport,
+        executors: Option<usize>,
+        live: bool,
+    ) -> Result<Self, LaunchError> {
         let (seed, shards, load) = (launch.seed, launch.shards, &launch.load);
         if shards == 0 || shards > launch.machine.node_count() {
             return Err(LaunchError::Config(format!(
@@ -151,7 +174,10 @@ impl Supernode {
                 launch.machine.node_count()
             )));
         }
-        let shared = Arc::new(assemble::shared(&launch).map_err(LaunchError::Config)?);
+        let mut shared = assemble::shared(&launch).map_err(LaunchError::Config)?;
+        shared.live = live;
+        shared.stream_tokens |= live;
+        let shared = Arc::new(shared);
         let machine = &shared.machine;
         let mut homes = deal(load, &shared);
         let mut worlds = Vec::new();
@@ -394,7 +420,7 @@ impl Supernode {
         let mut offered = 0;
         for world in self.sim.models() {
             offered += world.tally.offered;
-            ended += world.tally.records.len() as u64;
+            ended += world.tally.ended;
             for die in world.dies.iter().flatten() {
                 let checked = match &die.part {
                     DiePart::Idle => Ok(()),

@@ -13,6 +13,7 @@ pub mod fabric;
 pub mod fault;
 pub mod launch;
 pub mod layout;
+pub mod live;
 pub mod message;
 pub mod meter;
 pub mod model;

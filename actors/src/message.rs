@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::die::Condition;
 use crate::fault::{Change, Strike};
 use crate::layout::mix;
-use crate::request::Prefix;
+use crate::request::{Prefix, RequestSpec};
 use crate::time::Ps;
 
 /// A prompt on its way to a prefill group.
@@ -153,6 +153,18 @@ pub enum Msg {
         from: u32,
         count: u32,
         last: bool,
+    },
+    /// A request from outside a launched machine.
+    Submit(Box<RequestSpec>),
+    /// Who held a request that was cancelled has given back what it held.
+    Cancelled {
+        request: u64,
+    },
+
+    // ---- to the home of a request, and from there to whoever holds it
+    /// Nobody waits for the request any more.
+    Cancel {
+        request: u64,
     },
 
     // ---- to a CPU that owns KV blocks
@@ -366,6 +378,13 @@ impl Msg {
             Msg::Copy(c) => m(36, c.bytes, (u64::from(c.to) << 1) | u64::from(c.read)),
             Msg::Copied { started_ps } => m(37, *started_ps, 0),
             Msg::Unacked { to, inbound } => m(40, u64::from(*to), inbound.then.digest()),
+            Msg::Submit(s) => m(
+                60,
+                s.id,
+                (u64::from(s.prompt_tokens) << 32) | u64::from(s.output_tokens),
+            ),
+            Msg::Cancel { request } => m(61, *request, 0),
+            Msg::Cancelled { request } => m(62, *request, 0),
             Msg::Inbound(i) => m(33, i.bytes ^ i.tail_ps.rotate_left(32), i.then.digest()),
         }
     }

@@ -34,6 +34,26 @@ pub enum Outcome {
     Completed,
     /// The reason names what was lost or refused.
     Failed(String),
+    /// Who asked for it went away.
+    Cancelled,
+}
+
+/// What a live machine hands to the outside: tokens as they reach a request's home, and its end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    pub request: u64,
+    pub at_ps: Ps,
+    pub what: Delivered,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Delivered {
+    /// So many more tokens, made by this actor.
+    Tokens {
+        count: u32,
+        by: crate::runtime::Actor,
+    },
+    Ended(Box<RequestRecord>),
 }
 
 /// What its home CPU remembers of a request once it has ended. Times are virtual.

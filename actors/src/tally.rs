@@ -1,6 +1,6 @@
 //! What one shard counts while it runs. Tallies of shards merge into the run's statistics.
 
-use crate::request::RequestRecord;
+use crate::request::{Delivered, Delivery, RequestRecord};
 use crate::stats::{CacheCounts, FidelityStats, FineHist, MessageCounts, StageTimes};
 use crate::steady::Steady;
 use crate::time::Ps;
@@ -71,6 +71,9 @@ pub struct Tally {
     pub messages: MessageCounts,
     pub records: Vec<RequestRecord>,
     pub offered: u64,
+    pub ended: u64,
+    /// For a live machine: what has reached homes since the last look.
+    pub deliveries: Vec<Delivery>,
     pub itl: FineHist,
     pub cache: CacheCounts,
     pub fidelity: FidelityStats,
@@ -168,7 +171,19 @@ impl Tally {
 
     pub fn ended(&mut self, record: RequestRecord) {
         self.end_ps = self.end_ps.max(record.end_ps);
+        self.ended += 1;
         self.records.push(record);
+    }
+
+    /// As `ended`, on a live machine: the outside keeps the record.
+    pub fn ended_live(&mut self, record: RequestRecord) {
+        self.end_ps = self.end_ps.max(record.end_ps);
+        self.ended += 1;
+        self.deliveries.push(Delivery {
+            request: record.id,
+            at_ps: record.end_ps,
+            what: Delivered::Ended(Box::new(record)),
+        });
     }
 
     pub fn decode_layer(&self, into: &mut StageTimes) {

@@ -47,6 +47,8 @@ pub struct Shared {
     pub concurrency: Option<u32>,
     /// Tokens are sent home step by step, not at the end.
     pub stream_tokens: bool,
+    /// Requests come from outside while the machine runs, and what it makes is handed out.
+    pub live: bool,
     pub shards: u32,
     pub progress: Counters,
     /// Smallest time from starting a dispatch or combine to its first byte at another die.

@@ -7,7 +7,7 @@ use supernode_actors::message::{
     BatchPart, BatchWork, BlockRead, Bulk, Claim, Copying, Handoff, Inbound, Learned, Lookup,
     LookupReply, Msg, Parcel, Plane, Prompt, ReadBlocks,
 };
-use supernode_actors::request::Prefix;
+use supernode_actors::request::{Prefix, RequestSpec};
 use supernode_actors::runtime::codec::{decode, encode};
 
 /// A number for each kind. No wildcard: a new kind does not compile until it has a sample below.
@@ -54,9 +54,12 @@ fn kind(msg: &Msg) -> usize {
         Msg::Fault(_) => 38,
         Msg::Changed(_) => 39,
         Msg::Unacked { .. } => 40,
+        Msg::Submit(_) => 41,
+        Msg::Cancel { .. } => 42,
+        Msg::Cancelled { .. } => 43,
     }
 }
-const KINDS: usize = 41;
+const KINDS: usize = 44;
 
 /// Reads and SSD loads of the same blocks share a digest: one is what is left of the other after a wait.
 const ALIKE: (usize, usize) = (6, 8);
@@ -117,6 +120,15 @@ fn samples() -> Vec<Msg> {
     vec![
         Msg::Taken,
         Msg::Arrival,
+        Msg::Submit(Box::new(RequestSpec {
+            id: request,
+            arrival_ps: 5,
+            prompt_tokens: 6,
+            output_tokens: 7,
+            prefix: Prefix::Cached { tokens: 3 },
+        })),
+        Msg::Cancel { request },
+        Msg::Cancelled { request },
         Msg::BacklogReply { request, tokens: 9 },
         Msg::FirstToken { request, cached: 9 },
         Msg::Tokens {

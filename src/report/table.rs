@@ -67,6 +67,10 @@ pub fn render(r: &Report) -> String {
     for (why, n) in &q.failures {
         line(&mut t, "", &format!("{} failed: {why}", count(*n)));
     }
+    if q.cancelled > 0 {
+        let text = format!("{} cancelled by who asked for them", count(q.cancelled));
+        line(&mut t, "", &text);
+    }
     line(
         &mut t,
         "goodput",

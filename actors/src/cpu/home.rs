@@ -8,7 +8,7 @@ use crate::die::Placer;
 use crate::env::Env;
 use crate::launch::Phase;
 use crate::message::{Claim, Msg, Prompt};
-use crate::request::{Outcome, Prefix, RequestRecord, RequestSpec};
+use crate::request::{Delivered, Delivery, Outcome, Prefix, RequestRecord, RequestSpec};
 use crate::runtime::Actor;
 use crate::time::Ps;
 use crate::trace::Mark;
@@ -24,6 +24,11 @@ struct Open {
     retries: u32,
     backlog_awaited: u32,
     backlog_best: Option<(u64, Actor)>,
+    /// Who has the prompt, and who makes tokens once some have come.
+    prefill: Option<Actor>,
+    decoder: Option<Actor>,
+    /// Nobody waits for it any more: it ends when who holds it has let go.
+    cancelling: bool,
     /// Closed loop in the decode phase: the die that this stream of requests stays on.
     die: Option<Actor>,
 }
@@ -94,6 +99,35 @@ impl Home {
         }
     }
 
+    /// A request from outside.
+    pub fn submit(&mut self, spec: RequestSpec, env: &mut Env<'_, '_>) {
+        self.put_in(spec, None, env);
+    }
+
+    /// Nobody waits for a request any more. The word follows the request from hand to hand: each message of it
+    /// goes the way that the request went before.
+    pub fn cancel(&mut self, request: u64, env: &mut Env<'_, '_>) {
+        let Some(open) = self.open.get_mut(&request) else {
+            return; // It ended first.
+        };
+        if std::mem::replace(&mut open.cancelling, true) {
+            return;
+        }
+        match open.decoder.or(open.prefill) {
+            Some(holder) => env.control(holder, Msg::Cancel { request }),
+            // Only the backlog has been asked for.
+            None if env.shared.phase != Phase::Decode => {
+                self.end(request, Outcome::Cancelled, env);
+            }
+            None => {}
+        }
+    }
+
+    /// Who held a cancelled request has let go of it.
+    pub fn cancelled(&mut self, request: u64, env: &mut Env<'_, '_>) {
+        self.end(request, Outcome::Cancelled, env);
+    }
+
     fn put_in(&mut self, mut spec: RequestSpec, die: Option<Actor>, env: &mut Env<'_, '_>) {
         let now = env.now();
         if matches!(self.source, Source::Closed { .. }) {
@@ -115,6 +149,9 @@ impl Home {
                 retries: 0,
                 backlog_awaited: 0,
                 backlog_best: None,
+                prefill: None,
+                decoder: None,
+                cancelling: false,
                 die,
             },
         );
@@ -155,6 +192,7 @@ impl Home {
             return;
         }
         let (_, root) = open.backlog_best.expect("an answer has come");
+        open.prefill = Some(root);
         let prompt = Prompt {
             request,
             home: self.cpu,
@@ -205,6 +243,7 @@ impl Home {
         open.first_token_ps = now;
         open.delivered += 1;
         env.mark(Mark::FirstToken, request, 1);
+        deliver(open, 1, env);
         if open.spec.output_tokens <= 1 || env.shared.phase == Phase::Prefill {
             self.end(request, Outcome::Completed, env);
         }
@@ -212,7 +251,7 @@ impl Home {
 
     pub fn tokens(
         &mut self,
-        _from: Actor,
+        from: Actor,
         request: u64,
         first: u32,
         count: u32,
@@ -235,6 +274,11 @@ impl Home {
             env.mark(Mark::TokensHome, request, u64::from(count));
         }
         open.delivered += count;
+        deliver(open, count, env);
+        if open.decoder.replace(from).is_none() && open.cancelling && !last {
+            // It had left prefill before the word came there.
+            env.control(from, Msg::Cancel { request });
+        }
         if last {
             assert_eq!(
                 open.delivered, open.spec.output_tokens,
@@ -246,13 +290,18 @@ impl Home {
 
     fn end(&mut self, request: u64, outcome: Outcome, env: &mut Env<'_, '_>) {
         let open = self.open.remove(&request).expect("a request ends once");
+        let outcome = if open.cancelling {
+            Outcome::Cancelled
+        } else {
+            outcome
+        };
         env.mark(
             Mark::Ended,
             request,
             u64::from(outcome == Outcome::Completed),
         );
         env.shared.progress.ended.fetch_add(1, Ordering::Relaxed);
-        env.tally.ended(RequestRecord {
+        let record = RequestRecord {
             id: request,
             home: self.cpu,
             arrival_ps: open.spec.arrival_ps,
@@ -263,7 +312,12 @@ impl Home {
             output_tokens: open.delivered,
             retries: open.retries,
             outcome,
-        });
+        };
+        if env.shared.live {
+            env.tally.ended_live(record);
+        } else {
+            env.tally.ended(record);
+        }
         if let Source::Closed { requests, .. } = &mut self.source
             && let Some(next) = requests.pop_front()
         {
@@ -285,8 +339,23 @@ impl Home {
     }
 }
 
+/// Hands tokens to the outside of a live machine.
+fn deliver(open: &Open, count: u32, env: &mut Env<'_, '_>) {
+    if env.shared.live && !open.cancelling {
+        let what = Delivered::Tokens {
+            count,
+            by: env.from,
+        };
+        env.tally.deliveries.push(Delivery {
+            request: open.spec.id,
+            at_ps: env.now(),
+            what,
+        });
+    }
+}
+
 /// Why a request can never be served, if so.
-fn too_large(spec: &RequestSpec, shared: &Shared) -> Option<String> {
+pub fn too_large(spec: &RequestSpec, shared: &Shared) -> Option<String> {
     let total = u64::from(spec.prompt_tokens) + u64::from(spec.output_tokens);
     if total > u64::from(shared.model.max_context) {
         return Some(format!(

@@ -37,6 +37,9 @@ impl Cpu {
                 count,
                 last,
             } => self.home.tokens(from, request, first, count, last, env),
+            Msg::Submit(spec) => self.home.submit(*spec, env),
+            Msg::Cancel { request } => self.home.cancel(request, env),
+            Msg::Cancelled { request } => self.home.cancelled(request, env),
             Msg::SlotReply {
                 request,
                 free,

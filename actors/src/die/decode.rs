@@ -218,14 +218,62 @@ impl DecodeRank {
     }
 
     pub fn kv_arrived(&mut self, request: u64, env: &mut Env<'_, '_>) {
-        let i = self
-            .granted
-            .iter()
-            .position(|c| c.request == request)
-            .expect("KV comes to who granted it");
+        let Some(i) = self.granted.iter().position(|c| c.request == request) else {
+            assert!(env.shared.live, "KV comes to who granted it");
+            return; // Cancelled on the way.
+        };
         let claim = self.granted.swap_remove(i);
         env.mark(Mark::KvMoved, request, 0);
         self.join(claim, env);
+    }
+
+    /// Nobody waits for a request any more: its slot and its memory are free again. One that has just ended is not
+    /// here: its home has its last tokens, or is about to.
+    pub fn cancel(&mut self, request: u64, env: &mut Env<'_, '_>) {
+        let claims = [&mut self.granted, &mut self.joining];
+        let held = claims.into_iter().find_map(|list| {
+            let i = list.iter().position(|c| c.request == request)?;
+            Some(list.swap_remove(i))
+        });
+        let held = held.or_else(|| {
+            let i = self
+                .active
+                .iter()
+                .position(|a| a.claim.request == request)?;
+            Some(self.active.swap_remove(i).claim)
+        });
+        let claim = match held {
+            Some(claim) => {
+                self.slots_used -= 1;
+                self.kv_tokens_used -= u64::from(claim.context) + u64::from(claim.left);
+                claim
+            }
+            None => {
+                let waiting = self.waiting.iter();
+                let Some(i) = waiting.clone().position(|(_, c)| c.request == request) else {
+                    return;
+                };
+                self.waiting.remove(i).expect("it was just there").1
+            }
+        };
+        let home = env.shared.cpu_actor(claim.home);
+        env.control(home, Msg::Cancelled { request });
+        self.grant_waiting(env);
+    }
+
+    /// (slots in use, slots, tokens of KV memory in use, tokens there is memory for).
+    pub fn occupancy(&self) -> (u32, u32, u64, u64) {
+        (
+            self.slots_used,
+            self.slots_max,
+            self.kv_tokens_used,
+            self.kv_tokens_max,
+        )
+    }
+
+    /// Requests that wait for a slot here.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     fn join(&mut self, claim: Claim, env: &mut Env<'_, '_>) {

@@ -105,6 +105,7 @@ impl Die {
                     waiting,
                 } => p.slot_reply(from, request, free, waiting, env),
                 Msg::SlotGrant { request } => p.slot_grant(from, request, env),
+                Msg::Cancel { request } => p.cancel(request, env),
                 other => unexpected("a prefill die", &other),
             },
             Part::Decode(d) => match msg {
@@ -112,6 +113,7 @@ impl Die {
                 Msg::SlotAsk { request } => d.slot_ask(from, request, env),
                 Msg::SlotClaim(claim) => d.slot_claim(from, *claim, env),
                 Msg::Kv { request } => d.kv_arrived(request, env),
+                Msg::Cancel { request } => d.cancel(request, env),
                 // Steps, started by the root of the group and ended by each rank.
                 Msg::Wake { .. } => d.wake(env),
                 Msg::StepStart {

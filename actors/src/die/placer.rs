@@ -42,7 +42,7 @@ impl Placer {
         self.asks.insert(request, ask);
     }
 
-    /// An answer; claims the best place when it was the last.
+    /// An answer; claims the best place when it was the last, and returns who was asked for it.
     pub fn reply(
         &mut self,
         from: Actor,
@@ -50,27 +50,31 @@ impl Placer {
         free: u32,
         waiting: u32,
         env: &mut Env<'_, '_>,
-    ) {
-        let Some(ask) = self.asks.get_mut(&request) else {
-            return;
-        };
+    ) -> Option<Actor> {
+        let ask = self.asks.get_mut(&request)?;
         ask.awaited -= 1;
         let this = (waiting, std::cmp::Reverse(free), from);
         if ask.best.as_ref().is_none_or(|b| this < *b) {
             ask.best = Some(this);
         }
         if ask.awaited > 0 {
-            return;
+            return None;
         }
         let (_, std::cmp::Reverse(free), die) = ask.best.expect("an answer has come");
         if free == 0 && ask.choices < CHOICES_MAX {
             ask.choices *= 2;
             ask_round(request, ask, env);
-            return;
+            return None;
         }
         let ask = self.asks.remove(&request).expect("it was just there");
         env.mark(Mark::SlotFound, request, 0);
         env.control(die, Msg::SlotClaim(Box::new(ask.claim)));
+        Some(die)
+    }
+
+    /// Stops looking; false if it is not, or no longer, looking for this request. Answers still to come are ignored.
+    pub fn cancel(&mut self, request: u64) -> bool {
+        self.asks.remove(&request).is_some()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -90,6 +90,8 @@ pub struct PrefillRank {
     counts: Vec<u32>,
     by_slot: Vec<u32>,
     handoffs: BTreeMap<u64, Handoff>,
+    /// The decode die that was asked to take each of them.
+    claimed: BTreeMap<u64, Actor>,
     placer: Placer,
     pub root: Option<Box<PrefillRoot>>,
     /// This die's own operator times while a fault makes it slower.
@@ -133,6 +135,7 @@ impl PrefillRank {
             counts: Vec::new(),
             by_slot: vec![0; ranks as usize * slots],
             handoffs: BTreeMap::new(),
+            claimed: BTreeMap::new(),
             placer: Placer::default(),
             root: (rank == 0).then(|| Box::new(PrefillRoot::new(group, shared))),
             slowed: None,
@@ -619,15 +622,44 @@ impl PrefillRank {
         waiting: u32,
         env: &mut Env<'_, '_>,
     ) {
-        self.placer.reply(from, request, free, waiting, env);
+        if let Some(die) = self.placer.reply(from, request, free, waiting, env)
+            && env.shared.live
+        {
+            self.claimed.insert(request, die);
+        }
+    }
+
+    /// Nobody waits for a request any more: who has it here lets go of it. What has gone to decode is found there by
+    /// its home when its next tokens come.
+    pub fn cancel(&mut self, request: u64, env: &mut Env<'_, '_>) {
+        if let Some(root) = &mut self.root
+            && root.cancel(request, env)
+        {
+            return;
+        }
+        let shared = env.shared;
+        if let Some(h) = self.handoffs.remove(&request) {
+            if self.placer.cancel(request) {
+                env.control(shared.cpu_actor(h.prompt.home), Msg::Cancelled { request });
+            } else if let Some(die) = self.claimed.remove(&request) {
+                env.control(die, Msg::Cancel { request });
+            }
+            return;
+        }
+        let keeper = super::prefill_root::keeper(self.group, request, shared);
+        if self.root.is_some() && keeper != env.ctx.me() {
+            env.control(keeper, Msg::Cancel { request });
+        }
     }
 
     /// A decode die has room: the KV goes there.
     pub fn slot_grant(&mut self, from: Actor, request: u64, env: &mut Env<'_, '_>) {
-        let h = self
-            .handoffs
-            .remove(&request)
-            .expect("a slot was asked for this request");
+        self.claimed.remove(&request);
+        let Some(h) = self.handoffs.remove(&request) else {
+            // Cancelled: the word is on its way to who granted this.
+            assert!(env.shared.live, "a slot was asked for this request");
+            return;
+        };
         env.mark(Mark::GrantHeard, request, 0);
         let bytes = (f64::from(h.prompt.prompt_tokens) * env.shared.kv_bytes_per_token) as u64;
         let plane = match env.shared.serving.kv_transfer.plane {
@@ -641,7 +673,11 @@ impl PrefillRank {
     /// # Errors
     /// Says what is still held.
     pub fn check_idle(&self) -> Result<(), String> {
-        if self.work.is_some() || !self.handoffs.is_empty() || !self.placer.is_empty() {
+        if self.work.is_some()
+            || !self.handoffs.is_empty()
+            || !self.claimed.is_empty()
+            || !self.placer.is_empty()
+        {
             return Err(format!(
                 "{} finished prompts left, batch running: {}",
                 self.handoffs.len(),

@@ -29,6 +29,8 @@ struct Job {
     cached_blocks: u32,
     /// Tokens computed so far.
     computed: u32,
+    /// Nobody waits for it any more.
+    cancelled: bool,
 }
 
 impl Job {
@@ -93,6 +95,12 @@ impl PrefillRoot {
         self.backlog
     }
 
+    /// (prompts that wait for blocks or for a batch, prompts in the batch that runs).
+    pub fn prompts(&self) -> (usize, u32) {
+        let running = self.running.as_ref().map_or(0, |r| r.requests);
+        (self.fetching.len() + self.queue.len(), running)
+    }
+
     pub fn prompt(&mut self, prompt: Prompt, env: &mut Env<'_, '_>) {
         self.backlog += u64::from(prompt.prompt_tokens);
         let request = prompt.request;
@@ -104,6 +112,7 @@ impl PrefillRoot {
             cached_tokens: 0,
             cached_blocks: 0,
             computed: 0,
+            cancelled: false,
         };
         if job.keys.is_empty() || env.shared.layout.ring.is_empty() {
             self.enqueue(job, env);
@@ -222,7 +231,37 @@ impl PrefillRoot {
         }
     }
 
+    /// Lets go of a prompt, at once where it waits, or when its blocks or its batch are in. False if it is not here.
+    pub fn cancel(&mut self, request: u64, env: &mut Env<'_, '_>) -> bool {
+        if let Some(f) = self.fetching.get_mut(&request) {
+            f.job.cancelled = true;
+            return true;
+        }
+        if let Some(i) = self.queue.iter().position(|j| j.prompt.request == request) {
+            let job = self.queue.remove(i).expect("it was just there");
+            self.drop_job(&job, env);
+            return true;
+        }
+        let finishing = self.running.iter_mut().flat_map(|r| &mut r.finished);
+        for job in finishing {
+            if job.prompt.request == request {
+                job.cancelled = true;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// What is left of a cancelled prompt is no longer to be computed.
+    fn drop_job(&mut self, job: &Job, env: &mut Env<'_, '_>) {
+        self.backlog -= u64::from(job.left());
+        confirm(job, env);
+    }
+
     fn enqueue(&mut self, job: Job, env: &mut Env<'_, '_>) {
+        if job.cancelled {
+            return self.drop_job(&job, env);
+        }
         self.queue.push_back(job);
         env.counter(Counter::PromptQueue, self.queue.len() as u64);
         if self.running.is_none() {
@@ -375,18 +414,21 @@ impl PrefillRoot {
         env.tally.prefill_batch(batch, full);
         env.tally.prefill_tokens(now, r.new_tokens);
         self.backlog -= r.new_tokens;
-        let dies = &env.shared.layout.prefill[self.group as usize].dies;
         for job in r.finished {
             env.tally.cache.prompt_tokens += u64::from(job.prompt.prompt_tokens);
+            if job.cancelled {
+                confirm(&job, env);
+                continue;
+            }
             env.mark(Mark::Computed, job.prompt.request, 0);
-            let die = dies[(mix(job.prompt.request) % dies.len() as u64) as usize];
+            let keeper = keeper(self.group, job.prompt.request, env.shared);
             let new_blocks = job.keys[job.cached_blocks as usize..].to_vec();
             let handoff = Handoff {
                 prompt: job.prompt,
                 cached_tokens: job.cached_tokens,
                 new_blocks,
             };
-            env.control(env.shared.die_actor(die), Msg::Handoff(Box::new(handoff)));
+            env.control(keeper, Msg::Handoff(Box::new(handoff)));
         }
         self.start(env);
     }
@@ -423,6 +465,17 @@ impl PrefillRoot {
             self.backlog
         ))
     }
+}
+
+fn confirm(job: &Job, env: &mut Env<'_, '_>) {
+    let (home, request) = (job.prompt.home, job.prompt.request);
+    env.control(env.shared.cpu_actor(home), Msg::Cancelled { request });
+}
+
+/// The die of a group that looks after a finished prompt until decode has it.
+pub fn keeper(group: u16, request: u64, shared: &Shared) -> Actor {
+    let dies = &shared.layout.prefill[group as usize].dies;
+    shared.die_actor(dies[(mix(request) % dies.len() as u64) as usize])
 }
 
 /// Keys of a prompt's full KV blocks: equal keys mean equal content and equal prefix.

@@ -322,6 +322,18 @@ impl<M: Model> Simulation<M> {
         }
     }
 
+    /// Time of the earliest event that waits.
+    pub fn next_event_ps(&mut self) -> Option<Ps> {
+        let earliest = self.cores.iter_mut().map(|c| c.horizon().0).min();
+        earliest.filter(|&ps| ps < Ps::MAX)
+    }
+
+    /// Lets virtual time pass when nothing is due before `ps`: later injections are not earlier than that.
+    pub fn advance_to(&mut self, ps: Ps) {
+        let next = self.next_event_ps().unwrap_or(Ps::MAX);
+        self.floor_ps = self.floor_ps.max(ps.min(next));
+    }
+
     /// Wall time by kind of actor; empty unless the configuration asked for it.
     pub fn profile(&self) -> Vec<KindProfile> {
         let mut kinds: Vec<KindProfile> = Vec::new();
