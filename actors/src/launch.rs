@@ -15,7 +15,7 @@ use crate::cpu::{Cpu, Home, Source, Store};
 use crate::die::{Die, Part as DiePart};
 use crate::experts::ExpertTables;
 use crate::fabric::Fabric;
-use crate::fabric::{Board, Health, Paths};
+use crate::fabric::{Board, Health, Shape};
 use crate::fault::{Body, Fault, Strike};
 use crate::layout::{Group, Layout};
 use crate::message::{Copying, Msg};
@@ -201,9 +201,9 @@ impl Supernode {
                     })
                 })
                 .collect();
-            let boards = boards(&shared, &here);
+            let boards = boards(&shared, shard);
             let health = Health::new(machine, &shared.serving.recovery);
-            let fabric = Fabric::new(machine, boards, health, shards);
+            let fabric = Fabric::new(machine, boards, health);
             worlds.push(World {
                 shared: Arc::clone(&shared),
                 dies,
@@ -532,15 +532,23 @@ fn deal(load: &Load, shared: &Shared) -> Vec<Option<Source>> {
     }
 }
 
-/// A board for each group, with the ranks whose nodes are `here`.
-fn boards(shared: &Shared, here: &dyn Fn(u32) -> bool) -> Vec<Board> {
-    let cost = Paths::new(&shared.machine).npu_npu_write;
+/// A board for each group, as `shard` sees it.
+fn boards(shared: &Shared, shard: u32) -> Vec<Board> {
+    let machine = &shared.machine;
     let make = |group: &Group, slots: u32, channels: u32| {
-        let local = (0..group.ranks())
-            .filter(|&r| here(group.node_of_rank[r as usize]))
-            .map(|r| r as u16)
-            .collect::<Vec<_>>();
-        Board::new(&group.node_of_rank, slots, channels, local, cost)
+        let shard_of_rank: Vec<usize> = group
+            .node_of_rank
+            .iter()
+            .map(|&node| Layout::shard_of_node(node, shared.shards) as usize)
+            .collect();
+        let shape = Shape::new(
+            group.node_of_rank.clone(),
+            group.dies.iter().map(|&d| machine.npu_of_die(d)).collect(),
+            &shard_of_rank,
+            shard as usize,
+            slots as usize,
+        );
+        Board::new(shape, channels, shared.paths.npu_npu_write)
     };
     let slots =
         |e: &Option<crate::experts::ExpertLayers>| e.as_ref().map_or(1, |e| e.slots_per_rank);

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::die::Condition;
+use crate::fabric::Cell;
 use crate::fault::{Change, Strike};
 use crate::layout::mix;
 use crate::request::{Prefix, RequestSpec};
@@ -399,21 +400,11 @@ pub struct Bulk {
     pub phase: u32,
     pub source: u16,
     pub unit_bytes: u32,
+    /// Nothing of it arrives before this.
+    pub from_ps: Ps,
     /// When the source's first flag leaves, and the pace of flags.
     pub flags_from_ps: Ps,
     pub flag_ps: Ps,
-    pub parcels: Vec<Parcel>,
-}
-
-/// What one source sends to one expert slot (or rank) in one phase.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Parcel {
-    /// First byte at the receiver's lanes (or last byte, if `direct`: over the die-to-die link or in place).
-    pub at_ps: Ps,
-    pub rank: u16,
-    pub source: u16,
-    pub count: u16,
-    pub slot: u8,
-    /// Channel and parity of the phase it belongs to.
-    pub tag: u8,
+    /// Arrival and units for each slot of each of those ranks.
+    pub cells: Vec<Cell>,
 }

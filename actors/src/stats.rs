@@ -67,6 +67,31 @@ impl<const SUB: u32> Hist<SUB> {
         self.max_ps = self.max_ps.max(ps);
     }
 
+    /// Records many durations in one go.
+    pub fn record_all(&mut self, all_ps: &[Ps]) {
+        let Some(max_ps) = all_ps.iter().copied().max() else {
+            return;
+        };
+        let top = Self::bucket(max_ps);
+        if top >= self.counts.len() {
+            self.counts.resize(top + 1, 0);
+        }
+        let counts = &mut self.counts[..=top];
+        let mut sum_ps = 0u128;
+        for part in all_ps.chunks(1 << 16) {
+            // Durations are below 2^48, a chunk's sum below 2^64.
+            debug_assert!(max_ps < 1 << 48);
+            sum_ps += u128::from(part.iter().sum::<Ps>());
+        }
+        for &ps in all_ps {
+            let count = &mut counts[Self::bucket(ps)];
+            *count = count.saturating_add(1);
+        }
+        self.count += all_ps.len() as u64;
+        self.sum_ps += sum_ps;
+        self.max_ps = self.max_ps.max(max_ps);
+    }
+
     pub fn merge(&mut self, other: &Self) {
         if other.counts.len() > self.counts.len() {
             self.counts.resize(other.counts.len(), 0);

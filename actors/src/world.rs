@@ -186,6 +186,7 @@ impl Model for World {
             phase: bulk.phase,
             source: bulk.source,
             unit_bytes: bulk.unit_bytes,
+            from_ps: bulk.from_ps,
             flags_from_ps: bulk.flags_from_ps,
             flag_ps: bulk.flag_ps,
         };
@@ -195,7 +196,7 @@ impl Model for World {
             &self.shared,
             bulk.board,
             &send,
-            &bulk.parcels,
+            &bulk.cells,
         );
     }
 

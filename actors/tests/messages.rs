@@ -5,7 +5,7 @@ use supernode_actors::die::Condition;
 use supernode_actors::fault::{Change, Effect, Strike, Ways};
 use supernode_actors::message::{
     BatchPart, BatchWork, BlockRead, Bulk, Claim, Copying, Handoff, Inbound, Learned, Lookup,
-    LookupReply, Msg, Parcel, Plane, Prompt, ReadBlocks,
+    LookupReply, Msg, Plane, Prompt, ReadBlocks,
 };
 use supernode_actors::request::{Prefix, RequestSpec};
 use supernode_actors::runtime::codec::{decode, encode};
@@ -246,23 +246,16 @@ fn every_kind_of_message_survives_being_bytes() {
 
 #[test]
 fn a_phase_survives_being_bytes() {
-    let parcel = Parcel {
-        at_ps: u64::MAX,
-        rank: 319,
-        source: 318,
-        count: 96,
-        slot: 9,
-        tag: 3,
-    };
     let bulk = Bulk {
         board: 6,
         channel: 1,
         phase: 116,
         source: 318,
         unit_bytes: 7_680,
+        from_ps: 1,
         flags_from_ps: 1,
         flag_ps: 2,
-        parcels: vec![parcel; 3],
+        cells: vec![u64::MAX, 0, 1 << 16 | 96],
     };
     assert_eq!(decode::<Bulk>(&encode(&bulk).unwrap()).unwrap(), bulk);
 }

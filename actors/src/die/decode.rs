@@ -13,8 +13,7 @@ use crate::compute::{DecodeTimes, MicrobatchLoad, Share};
 use crate::config::Balance;
 use crate::env::Env;
 use crate::experts::Dealer;
-use crate::fabric::Receipt;
-use crate::fabric::{BySlot, PhaseOut, Returned};
+use crate::fabric::{PhaseOut, Sent};
 use crate::message::{Claim, Msg};
 use crate::runtime::Actor;
 use crate::time::{Ps, ps_from_us};
@@ -116,7 +115,7 @@ pub struct DecodeRank {
     waiting: std::collections::VecDeque<(Actor, Claim)>,
     step: Step,
     phase: u32,
-    /// Units received in the last dispatch, by `slot * ranks + source`.
+    /// Units received in the last dispatch, by `source * slots + slot`.
     received: Vec<u16>,
     counts: Vec<u32>,
     by_slot: Vec<u32>,
@@ -441,7 +440,7 @@ impl DecodeRank {
             barrier_ps: ps_from_us(cal.barrier_us),
             stage: Stage::Dispatch,
             place,
-            units: &BySlot(&self.by_slot, self.per_slot.len()),
+            units: Sent::BySlot(&self.by_slot),
         });
         let s = &mut self.step;
         s.parts[i].at = At::Moe;
@@ -499,7 +498,6 @@ impl DecodeRank {
 
     /// All flags of a phase are here.
     pub fn collected(&mut self, phase: u32, env: &mut Env<'_, '_>) {
-        env.serve_board(self.board, self.rank);
         let now = env.now();
         let i = self
             .step
@@ -508,21 +506,17 @@ impl DecodeRank {
         let share = self.step.moe_share.expect("a step is running");
         let shared = env.shared;
         let mut received = std::mem::take(&mut self.received);
-        let Receipt {
-            complete_ps, hash, ..
-        } = env.fabric.boards[self.board as usize].take(self.rank, 0, phase, &mut received);
-        let complete_ps = complete_ps.max(now);
+        let receipt = env.collect(self.board, self.rank, 0, phase, &mut received);
+        let complete_ps = receipt.complete_ps.max(now);
         let waited = env.waited_for(self.board, self.rank, 0, phase, complete_ps);
         let place = self.moe_place(env);
-        env.tally.fold(hash);
         let dispatch = phase == self.phase && phase % 2 == 1;
         if dispatch {
-            let ranks = received.len() / self.per_slot.len();
-            for (slot, n) in self.per_slot.iter_mut().enumerate() {
-                *n = received[slot * ranks..(slot + 1) * ranks]
-                    .iter()
-                    .map(|&c| u32::from(c))
-                    .sum();
+            self.per_slot.fill(0);
+            for of_source in received.chunks_exact(self.per_slot.len()) {
+                for (sum, &n) in self.per_slot.iter_mut().zip(of_source) {
+                    *sum += u32::from(n);
+                }
             }
             let units: u32 = self.per_slot.iter().sum();
             env.tally.slot_load(&self.per_slot);
@@ -595,7 +589,7 @@ impl DecodeRank {
             barrier_ps: ps_from_us(cal.barrier_us),
             stage: Stage::Combine,
             place: self.moe_place(env),
-            units: &Returned(&self.received, self.received.len() / self.per_slot.len()),
+            units: Sent::Returned(&self.received),
         });
     }
 

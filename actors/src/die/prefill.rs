@@ -13,7 +13,7 @@ use crate::compute::{PrefillLoad, PrefillTimes, Share};
 use crate::config::{Balance, KvPlane};
 use crate::env::Env;
 use crate::experts::Dealer;
-use crate::fabric::{BySlot, PhaseOut, Returned, ToEach};
+use crate::fabric::{PhaseOut, Sent};
 use crate::launch::Phase;
 use crate::message::{
     BatchPart, BatchWork, Claim, Handoff, Learned, LookupReply, Msg, Plane, Prompt,
@@ -320,7 +320,7 @@ impl PrefillRank {
             barrier_ps: 0,
             stage,
             place: self.place(i),
-            units: &ToEach(1),
+            units: Sent::ToEach,
         });
     }
 
@@ -352,7 +352,7 @@ impl PrefillRank {
             barrier_ps: ps_from_us(cal.barrier_us),
             stage: Op::PrefillDispatch,
             place: self.place(i),
-            units: &BySlot(&self.by_slot, self.slots),
+            units: Sent::BySlot(&self.by_slot),
         });
         // The vector cores issue the writes.
         self.vector_free_ps = self.vector_free_ps.max(sent);
@@ -483,7 +483,7 @@ impl PrefillRank {
             barrier_ps: ps_from_us(cal.barrier_us),
             stage: Op::PrefillCombine,
             place: self.place(i),
-            units: &Returned(&received, self.ranks as usize),
+            units: Sent::Returned(&received),
         });
         self.work.as_mut().expect("a batch is running").parts[i].received = received;
         self.vector_free_ps = self.vector_free_ps.max(sent);
@@ -491,7 +491,6 @@ impl PrefillRank {
 
     /// Everything of a collective is here.
     pub fn collected(&mut self, channel: u8, phase: u32, env: &mut Env<'_, '_>) {
-        env.serve_board(self.group, self.rank);
         let now = env.now();
         let shared = env.shared;
         let i = channel as usize;
@@ -499,20 +498,16 @@ impl PrefillRank {
         let times = times(&slowed, shared);
         let mut received =
             std::mem::take(&mut self.work.as_mut().expect("a batch is running").parts[i].received);
-        let receipt =
-            env.fabric.boards[self.group as usize].take(self.rank, channel, phase, &mut received);
-        env.tally.fold(receipt.hash);
+        let receipt = env.collect(self.group, self.rank, channel, phase, &mut received);
         let complete = receipt.complete_ps.max(now);
         let waited = env.waited_for(self.group, self.rank, channel, phase, complete);
         let place = self.work.as_ref().expect("a batch is running").place(i);
-        let per_slot: Vec<u32> = (0..self.slots)
-            .map(|s| {
-                received[s * self.ranks as usize..(s + 1) * self.ranks as usize]
-                    .iter()
-                    .map(|&c| u32::from(c))
-                    .sum()
-            })
-            .collect();
+        let mut per_slot = vec![0u32; self.slots];
+        for of_source in received.chunks_exact(self.slots) {
+            for (sum, &n) in per_slot.iter_mut().zip(of_source) {
+                *sum += u32::from(n);
+            }
+        }
         let part = &mut self.work.as_mut().expect("a batch is running").parts[i];
         part.received = received;
         let (stage, since, load) = (part.stage, part.since_ps, part.load);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{ExpertTables, Plan, Routing, popularity};
 use crate::config::Experts;
+use crate::fabric::Board;
 use crate::model::ModelSpec;
 use crate::runtime::Rng;
 
@@ -71,6 +72,16 @@ impl ExpertLayers {
                 "{} routed experts, {redundant} redundant and {shared} shared copies over {ranks} dies are \
                  {slots_per_rank} experts a die: at most 255 are supported; use more NPUs per instance",
                 model.routed_experts
+            ));
+        }
+        // Two channels at most, with two phases open in each.
+        let slots_max = Board::CELLS_MAX as u32 / 4;
+        if ranks * slots_per_rank > slots_max {
+            return Err(format!(
+                "{} routed experts, {redundant} redundant and {shared} shared copies over {ranks} dies are {} expert \
+                 slots: at most {slots_max} in an instance are supported; use fewer copies or fewer NPUs per instance",
+                model.routed_experts,
+                ranks * slots_per_rank,
             ));
         }
         let loads = start_loads(model, e, tables, setup.seed);

@@ -1,28 +1,37 @@
 //! Where the messages of collective phases (dispatch, combine, gathers) meet, for the ranks of one group that
-//! live on one shard. A source posts all its messages of a phase at once; each rank's lanes serve what was
-//! posted for it, in order of arrival, when the last flag of the phase is due. The result is the one that
-//! routing each message by itself gives: a test compares the two.
+//! live on one shard. A source posts all its messages of a phase at once, as a row of cells; each rank's lanes serve
+//! its column when the last flag of the phase is in, in order of arrival. The result is the one that sending
+//! and serving each message by itself gives: `tests/phase_reference.rs` compares the two.
+//!
+//! ```text
+//!              rank 0   rank 1   rank 2  ...      a cell: arrival and units, 8 bytes
+//! source 0   | slots  | slots  | slots  |         posting a row:    one copy
+//! source 1   | slots  | slots  | slots  |         serving a column: gather, sort, queue
+//! ```
 
 use super::link::Direction;
-use super::paths::{BothReaches, PerByte};
-use crate::message::Parcel;
+use super::outgoing::{COUNT_BITS, Cell};
+use super::paths::BothReaches;
+use super::serving::{Column, Inbox, Receipt, Taking};
+use super::shape::Shape;
 use crate::time::Ps;
 
-/// What a phase's source says beside its parcels.
+/// What a phase's source says beside its cells.
 #[derive(Clone, Copy, Debug)]
 pub struct PhaseSend {
     pub channel: u8,
     pub phase: u32,
     pub source: u16,
     pub unit_bytes: u32,
+    /// Nothing of it arrives before this.
+    pub from_ps: Ps,
     pub flags_from_ps: Ps,
     pub flag_ps: Ps,
 }
 
-impl PhaseSend {
-    pub fn tag(&self) -> u8 {
-        (self.channel << 1) | (self.phase & 1) as u8
-    }
+/// Index of a phase among those that may be open: channel and parity.
+fn tag(channel: u8, phase: u32) -> usize {
+    usize::from(channel) << 1 | (phase & 1) as usize
 }
 
 /// A phase in which every source has posted: the rank's flags are all in at `at_ps`.
@@ -32,245 +41,331 @@ pub struct Arrived {
     pub at_ps: Ps,
 }
 
-/// What a rank got in one phase.
-#[derive(Clone, Debug, Default)]
-pub struct Receipt {
-    /// When the last byte was in (and all flags).
-    pub complete_ps: Ps,
-    /// A hash over every message: source, count and time of arrival.
-    pub hash: u64,
-    pub messages: u32,
-    pub units: u32,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Tag {
-    phase: u32,
+/// One phase of a channel. The next but one takes its place.
+#[derive(Clone, Debug)]
+struct Phase {
+    number: u32,
     unit_bytes: u32,
     /// Serialisation of one unit, from inside the node and from another.
     inside_ps: Ps,
     between_ps: Ps,
     flag_ps: Ps,
+    /// No cell is earlier.
+    from_ps: Ps,
     flags_from_ps: Vec<Ps>,
+    /// Phase that each source's row belongs to.
+    row_of: Vec<u32>,
     posted: u32,
+    /// Local ranks that have not collected it; 0: the phase is over, or has not begun.
+    awaited: u32,
+    /// Number of the last phase that each local rank collected.
+    collected: Vec<u32>,
+    rows: Vec<Cell>,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Inbox {
-    parcels: Vec<Parcel>,
-    /// Per tag: last byte so far, hash, messages, units.
-    got: Vec<Receipt>,
-    /// Per tag: units by `slot * ranks + source`.
-    counts: Vec<Vec<u16>>,
+impl Phase {
+    /// Whether a source has posted.
+    fn has(&self, source: usize) -> bool {
+        self.row_of[source] == self.number
+    }
+
+    /// When the flag of source `s` reaches rank `d`; 0 if it has not posted.
+    fn flag_at(&self, shape: &Shape, cost: &BothReaches, s: usize, d: usize) -> Ps {
+        let (n, from_ps) = (shape.ranks(), self.flags_from_ps[s]);
+        if !self.has(s) {
+            return 0;
+        }
+        if s == d {
+            return from_ps + n as Ps * self.flag_ps;
+        }
+        let place = if d > s { d - s } else { d + n - s };
+        let same_node = shape.node_of_rank[s] == shape.node_of_rank[d];
+        from_ps + place as Ps * self.flag_ps + cost.at(same_node).latency_ps
+    }
 }
 
 /// The boards of one group on one shard.
 #[derive(Clone, Debug)]
 pub struct Board {
-    ranks: u32,
-    slots_per_rank: u32,
-    node_of_rank: Vec<u32>,
-    /// Ranks that live on this shard, and where each is in `inboxes`.
-    pub local: Vec<u16>,
-    index_of: Vec<u16>,
+    shape: Shape,
     /// How many sources a phase waits for.
     pub expected: u32,
     cost: BothReaches,
-    tags: Vec<Tag>,
-    inboxes: Vec<Inbox>,
+    /// Cells from one row to the next.
+    stride: usize,
+    phases: Vec<Phase>,
+    inbox: Inbox,
+    /// By local rank, then phase: what was served before the phase was collected.
+    early: Vec<Vec<Option<Early>>>,
+}
+
+/// Served before its phase was collected, because something else wanted the lanes.
+#[derive(Clone, Debug)]
+struct Early {
+    receipt: Receipt,
+    units: Vec<u16>,
 }
 
 impl Board {
-    pub fn new(
-        node_of_rank: &[u32],
-        slots_per_rank: u32,
-        channels: u32,
-        local: Vec<u16>,
-        cost: BothReaches,
-    ) -> Self {
-        let ranks = node_of_rank.len() as u32;
-        let mut index_of = vec![u16::MAX; ranks as usize];
-        for (i, &r) in local.iter().enumerate() {
-            index_of[r as usize] = i as u16;
-        }
-        let n_tags = 2 * channels as usize;
-        let tag = Tag {
-            flags_from_ps: vec![0; ranks as usize],
-            ..Tag::default()
-        };
-        let inbox = Inbox {
-            parcels: Vec::new(),
-            got: vec![Receipt::default(); n_tags],
-            counts: vec![vec![0; (ranks * slots_per_rank) as usize]; n_tags],
+    /// Cells of a rank over all open phases are numbered with so many bits.
+    pub const CELLS_MAX: usize = 1 << COUNT_BITS;
+
+    /// # Panics
+    /// When a rank has more than `CELLS_MAX` cells.
+    pub fn new(shape: Shape, channels: u32, cost: BothReaches) -> Self {
+        let ranks = shape.ranks();
+        let phases = 2 * channels as usize;
+        assert!(ranks * shape.slots * phases <= Self::CELLS_MAX);
+        // An odd number of cache lines, so that a column is spread over all sets of a cache.
+        let lines = (shape.local.len() * shape.slots).div_ceil(8) | 1;
+        let stride = lines * 8;
+        let locals = shape.local.len();
+        let phase = Phase {
+            number: 0,
+            unit_bytes: 0,
+            inside_ps: 0,
+            between_ps: 0,
+            flag_ps: 0,
+            from_ps: Ps::MAX,
+            flags_from_ps: vec![0; ranks],
+            row_of: vec![0; ranks],
+            posted: 0,
+            awaited: 0,
+            collected: vec![0; locals],
+            rows: vec![0; if locals == 0 { 0 } else { ranks * stride }],
         };
         Self {
-            ranks,
-            slots_per_rank,
-            node_of_rank: node_of_rank.to_vec(),
-            inboxes: vec![inbox; local.len()],
-            local,
-            index_of,
-            expected: ranks,
+            expected: ranks as u32,
             cost,
-            tags: vec![tag; n_tags],
+            stride,
+            phases: vec![phase; phases],
+            inbox: Inbox::default(),
+            early: vec![vec![None; phases]; locals],
+            shape,
         }
     }
 
-    pub fn is_local(&self, rank: u16) -> bool {
-        self.index_of[rank as usize] != u16::MAX
+    pub fn shape(&self) -> &Shape {
+        &self.shape
     }
 
-    /// Takes what one source posts; when it is the last source of the phase, says when each local rank's
-    /// last flag arrives. The order of posts does not matter.
-    pub fn post(&mut self, send: &PhaseSend, parcels: &[Parcel], arrived: &mut Vec<Arrived>) {
-        let tag = send.tag() as usize;
-        let t = &mut self.tags[tag];
-        if t.posted == 0 {
-            t.phase = send.phase;
-            t.flags_from_ps.fill(0);
-            t.unit_bytes = send.unit_bytes;
-            t.inside_ps = self.cost.inside.per_byte.ps(u64::from(send.unit_bytes));
-            t.between_ps = self.cost.between.per_byte.ps(u64::from(send.unit_bytes));
-            t.flag_ps = send.flag_ps;
+    /// Takes what one source posts: a cell for each slot of each local rank, in their order. When it is the last
+    /// source of the phase, says when each local rank's last flag arrives. The order of posts does not matter.
+    ///
+    /// # Panics
+    /// When a rank is two phases ahead of another: a bug in who waits for whom.
+    pub fn post(&mut self, send: &PhaseSend, cells: &[Cell], arrived: &mut Vec<Arrived>) {
+        if self.shape.local.is_empty() {
+            return;
         }
-        assert_eq!(
-            t.phase, send.phase,
-            "a rank ran two phases ahead of another"
-        );
-        t.flags_from_ps[send.source as usize] = send.flags_from_ps;
-        t.posted += 1;
-        for p in parcels {
-            self.inboxes[self.index_of[p.rank as usize] as usize]
-                .parcels
-                .push(*p);
+        let p = &mut self.phases[tag(send.channel, send.phase)];
+        if p.number != send.phase || p.posted == 0 {
+            assert!(
+                p.awaited == 0 && (p.posted == 0 || p.posted == self.expected),
+                "a rank ran two phases ahead of another"
+            );
+            p.number = send.phase;
+            p.posted = 0;
+            p.awaited = self.shape.local.len() as u32;
+            p.from_ps = Ps::MAX;
+            p.unit_bytes = send.unit_bytes;
+            p.inside_ps = self.cost.inside.per_byte.ps(u64::from(send.unit_bytes));
+            p.between_ps = self.cost.between.per_byte.ps(u64::from(send.unit_bytes));
+            p.flag_ps = send.flag_ps;
         }
-        if t.posted == self.expected {
-            t.posted = 0;
-            for &rank in &self.local {
-                let at_ps = self.last_flag_ps(tag, rank);
-                arrived.push(Arrived { rank, at_ps });
-            }
+        let source = send.source as usize;
+        p.from_ps = p.from_ps.min(send.from_ps);
+        p.flags_from_ps[source] = send.flags_from_ps;
+        p.row_of[source] = send.phase;
+        p.posted += 1;
+        let row = source * self.stride;
+        p.rows[row..row + cells.len()].copy_from_slice(cells);
+        if p.posted == self.expected {
+            let p = &self.phases[tag(send.channel, send.phase)];
+            last_flags(&self.shape, p, &self.cost, arrived);
         }
-    }
-
-    /// When the last of all ranks' flags reaches `rank`: flags leave a source one after the other, in rank
-    /// order from its own rank on, its own last.
-    fn last_flag_ps(&self, tag: usize, rank: u16) -> Ps {
-        let t = &self.tags[tag];
-        let (n, d) = (self.ranks as usize, rank as usize);
-        let node = self.node_of_rank[d];
-        let mut last = t.flags_from_ps[d] + t.flag_ps * n as Ps;
-        let (inside, between) = (self.cost.inside.latency_ps, self.cost.between.latency_ps);
-        for (s, (&from, &source_node)) in t.flags_from_ps.iter().zip(&self.node_of_rank).enumerate()
-        {
-            let place = if d >= s { d - s } else { d + n - s };
-            let latency = if source_node == node { inside } else { between };
-            if s != d && from != 0 {
-                last = last.max(from + place as Ps * t.flag_ps + latency);
-            }
-        }
-        last
     }
 
     /// The source whose flag was the last to reach `rank`. To be asked before anything of the phase after the next is
     /// posted: at the latest when the rank has collected this one.
     pub fn last_flag_from(&self, channel: u8, phase: u32, rank: u16) -> u16 {
-        let t = &self.tags[((channel << 1) | (phase & 1) as u8) as usize];
-        let (n, d) = (self.ranks as usize, rank as usize);
-        let arrival = |s: usize| {
-            let from = t.flags_from_ps[s];
-            if s == d {
-                return from + t.flag_ps * n as Ps;
-            }
-            let place = if d > s { d - s } else { d + n - s };
-            let same_node = self.node_of_rank[s] == self.node_of_rank[d];
-            from + place as Ps * t.flag_ps + self.cost.at(same_node).latency_ps
-        };
-        (0..n).max_by_key(|&s| arrival(s)).unwrap_or(d) as u16
+        let p = &self.phases[tag(channel, phase)];
+        let d = rank as usize;
+        (0..self.shape.ranks())
+            .max_by_key(|&s| p.flag_at(&self.shape, &self.cost, s, d))
+            .unwrap_or(d) as u16
     }
 
     /// Lets `rank`'s lanes serve all that has reached them by `now_ps`.
     pub fn serve(&mut self, rank: u16, now_ps: Ps, lanes: &mut Direction) {
-        let inbox = &mut self.inboxes[self.index_of[rank as usize] as usize];
-        let node = self.node_of_rank[rank as usize];
-        let ranks = self.ranks as usize;
-        inbox
-            .parcels
-            .sort_unstable_by_key(|p| (p.at_ps, p.source, p.slot));
-        let due = inbox.parcels.partition_point(|p| p.at_ps <= now_ps);
-        for p in &inbox.parcels[..due] {
-            let t = &self.tags[p.tag as usize];
-            let source = (p.source & SOURCE) as usize;
-            let end_ps = if p.source & DIRECT != 0 {
-                p.at_ps
-            } else {
-                let unit = if self.node_of_rank[source] == node {
-                    t.inside_ps
-                } else {
-                    t.between_ps
-                };
-                lanes
-                    .serve(
-                        p.at_ps,
-                        unit * Ps::from(p.count),
-                        u64::from(t.unit_bytes) * u64::from(p.count),
-                    )
-                    .end_ps
+        self.serve_phases(rank, now_ps, None, lanes, &mut []);
+    }
+
+    /// All of a phase is in: `rank`'s lanes serve it, with what else has reached them by `now_ps`. Units by
+    /// `source * slots + slot` go to `units`.
+    pub fn collect(
+        &mut self,
+        rank: u16,
+        channel: u8,
+        phase: u32,
+        now_ps: Ps,
+        lanes: &mut Direction,
+        units: &mut [u16],
+    ) -> Receipt {
+        let tag = tag(channel, phase);
+        let index = self.shape.index(rank);
+        let earlier = self.early[index][tag].take();
+        let mut got = self.serve_phases(rank, now_ps, Some(tag), lanes, units);
+        if let Some(early) = earlier {
+            got.add(&early.receipt);
+            units.iter_mut().zip(early.units).for_each(|(u, n)| *u += n);
+        }
+        let p = &mut self.phases[tag];
+        debug_assert_eq!(p.number, phase);
+        p.collected[index] = phase;
+        p.awaited -= 1;
+        got
+    }
+
+    /// Serves all of phase `whole`, and what has come of others by `now_ps`.
+    fn serve_phases(
+        &mut self,
+        rank: u16,
+        now_ps: Ps,
+        whole: Option<usize>,
+        lanes: &mut Direction,
+        units: &mut [u16],
+    ) -> Receipt {
+        let index = self.shape.index(rank);
+        let begun = |t: usize| {
+            let p = &self.phases[t];
+            p.awaited > 0 && p.collected[index] != p.number && p.from_ps <= now_ps
+        };
+        let mut due: Vec<usize> = Vec::new();
+        due.extend((0..self.phases.len()).filter(|&t| Some(t) != whole && begun(t)));
+        if due.is_empty() {
+            let Some(whole) = whole else {
+                return Receipt::default();
             };
-            let got = &mut inbox.got[p.tag as usize];
-            got.complete_ps = got.complete_ps.max(end_ps);
-            got.hash = (got.hash.rotate_left(7)
-                ^ end_ps
-                ^ (u64::from(p.source) << 40)
-                ^ (u64::from(p.count) << 52))
-                .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            got.messages += 1;
-            got.units += u32::from(p.count);
-            inbox.counts[p.tag as usize][p.slot as usize * ranks + source] += p.count;
+            // Mostly: one phase, all of it.
+            self.inbox.open(self.phases[whole].from_ps);
+            let mut got = [self.gather(rank, whole, None, units)];
+            self.inbox.serve::<false>(lanes, &mut got);
+            let [got] = got;
+            return got;
         }
-        inbox.parcels.drain(..due);
+        due.extend(whole);
+        due.sort_unstable();
+        let base = due.iter().map(|&t| self.phases[t].from_ps).min();
+        self.inbox.open(base.unwrap_or(0));
+        let (slots, cells) = (self.shape.slots, self.shape.ranks() * self.shape.slots);
+        let mut got = vec![Receipt::default(); self.phases.len()];
+        let mut some = vec![0; cells];
+        for &t in &due {
+            if Some(t) == whole {
+                got[t] = self.gather(rank, t, None, units);
+                self.inbox.tag(t);
+                continue;
+            }
+            got[t] = self.gather(rank, t, Some(now_ps), &mut some);
+            self.inbox.tag(t);
+            if got[t].messages == 0 {
+                continue;
+            }
+            // What is served now is taken off the board.
+            let early = self.early[index][t].get_or_insert_with(|| Early {
+                receipt: Receipt::default(),
+                units: vec![0; cells],
+            });
+            let rows = &mut self.phases[t].rows;
+            for (i, n) in some.iter().enumerate().filter(|(_, n)| **n > 0) {
+                early.units[i] += n;
+                rows[i / slots * self.stride + index * slots + i % slots] = 0;
+            }
+        }
+        self.inbox.serve::<true>(lanes, &mut got);
+        for &t in due.iter().filter(|&&t| Some(t) != whole) {
+            if let Some(early) = &mut self.early[index][t] {
+                early.receipt.add(&got[t]);
+            }
+        }
+        whole.map_or_else(Receipt::default, |t| std::mem::take(&mut got[t]))
     }
 
-    /// Takes what `rank` got in a phase; `counts(slot, source)` are added to `out[slot * ranks + source]`.
-    pub fn take(&mut self, rank: u16, channel: u8, phase: u32, out: &mut [u16]) -> Receipt {
-        let tag = PhaseSend {
-            channel,
-            phase,
-            source: 0,
-            unit_bytes: 0,
-            flags_from_ps: 0,
-            flag_ps: 0,
-        }
-        .tag() as usize;
-        let inbox = &mut self.inboxes[self.index_of[rank as usize] as usize];
-        for (o, c) in out.iter_mut().zip(&mut inbox.counts[tag]) {
-            *o = std::mem::take(c);
-        }
-        std::mem::take(&mut inbox.got[tag])
-    }
-
-    pub fn ranks(&self) -> u32 {
-        self.ranks
-    }
-
-    pub fn slots_per_rank(&self) -> u32 {
-        self.slots_per_rank
+    /// Puts `rank`'s cells of a phase into the inbox: all, or those that have come by `by_ps`.
+    fn gather(&mut self, rank: u16, t: usize, by_ps: Option<Ps>, units: &mut [u16]) -> Receipt {
+        let p = &self.phases[t];
+        let missing: Vec<bool> = if p.posted as usize == self.shape.ranks() {
+            Vec::new()
+        } else {
+            (0..p.row_of.len()).map(|s| !p.has(s)).collect()
+        };
+        let column = Column {
+            rows: &p.rows,
+            stride: self.stride,
+            first: self.shape.index(rank) * self.shape.slots,
+            missing: &missing,
+        };
+        let taking = Taking {
+            unit_bytes: p.unit_bytes,
+            inside_ps: p.inside_ps,
+            between_ps: p.between_ps,
+            by_ps,
+        };
+        self.inbox.gather(&self.shape, rank, column, &taking, units)
     }
 
     /// Nothing is left on the board: true at the end of every quiet run.
     pub fn is_clear(&self) -> bool {
-        self.tags.iter().all(|t| t.posted == 0) && self.inboxes.iter().all(|i| i.parcels.is_empty())
-    }
-
-    /// Marks a parcel as not crossing the rank's lanes: over the die-to-die link or in place.
-    pub fn direct(source: u16) -> u16 {
-        source | DIRECT
-    }
-
-    pub fn per_byte(&self, same_node: bool) -> PerByte {
-        self.cost.at(same_node).per_byte
+        self.phases.iter().all(|p| p.awaited == 0)
+            && self.early.iter().flatten().all(Option::is_none)
     }
 }
 
-const DIRECT: u16 = 1 << 15;
-const SOURCE: u16 = DIRECT - 1;
+/// When the last of all ranks' flags reaches each local rank: flags leave a source one after the other, in rank
+/// order from its own rank on, its own last. The flag of source s reaches rank d at
+/// `from[s] + ((d - s) mod n) * flag + latency`, so over the sources up to d, and over those after it, only the largest
+/// of `from[s] - s * flag` matters.
+fn last_flags(shape: &Shape, p: &Phase, cost: &BothReaches, arrived: &mut Vec<Arrived>) {
+    let n = shape.ranks();
+    let between = cost.between.latency_ps;
+    if !shape.runs_are_nodes {
+        for &rank in &shape.local {
+            let flags = (0..n).map(|s| p.flag_at(shape, cost, s, rank as usize));
+            let at_ps = flags.max().unwrap_or(0);
+            arrived.push(Arrived { rank, at_ps });
+        }
+        return;
+    }
+    // Largest `from[s] + (n - s) * flag` of each run, then of all runs before and after each.
+    let lead = |s: usize| {
+        if p.has(s) {
+            p.flags_from_ps[s] + (n - s) as Ps * p.flag_ps
+        } else {
+            0
+        }
+    };
+    let of_run: Vec<Ps> = shape
+        .runs
+        .iter()
+        .map(|r| r.ranks.clone().map(lead).max().unwrap_or(0))
+        .collect();
+    let (mut before, mut local) = (0, shape.local.iter().peekable());
+    for (i, run) in shape.runs.iter().enumerate() {
+        let later = of_run[i + 1..].iter().copied().max().unwrap_or(0);
+        while let Some(&rank) = local.next_if(|r| run.ranks.contains(&usize::from(**r))) {
+            let d = rank as usize;
+            let near = run.ranks.clone().map(|s| p.flag_at(shape, cost, s, d));
+            let mut last = near.max().unwrap_or(0);
+            let shift = d as Ps * p.flag_ps;
+            if before > 0 {
+                last = last.max(before + shift - n as Ps * p.flag_ps + between);
+            }
+            if later > 0 {
+                last = last.max(later + shift + between);
+            }
+            arrived.push(Arrived { rank, at_ps: last });
+        }
+        before = before.max(of_run[i]);
+    }
+}

@@ -42,6 +42,15 @@ impl Direction {
             end_ps: self.free_ps,
         }
     }
+
+    /// Takes down what was served in one visit: messages that waited `waits_ps` each.
+    pub fn served(&mut self, free_ps: Ps, busy_ps: Ps, bytes: u64, waits_ps: &[Ps]) {
+        self.free_ps = free_ps;
+        self.busy_ps += busy_ps;
+        self.bytes += bytes;
+        self.messages += waits_ps.len() as u64;
+        self.queue.record_all(waits_ps);
+    }
 }
 
 /// A link: out of its die (up) and into it (down); for an uplink, towards the L2 chip (up) and from it (down);

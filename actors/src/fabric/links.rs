@@ -2,8 +2,7 @@
 
 use supernode_topology::{ActorId, Machine};
 
-use crate::fabric::{Arrived, Board, Health, Link};
-use crate::message::Parcel;
+use crate::fabric::{Arrived, Board, Cell, Health, Link};
 
 /// The links of this shard's nodes and the boards of its groups.
 #[derive(Debug)]
@@ -20,12 +19,12 @@ pub struct Fabric {
     pub node_up_bytes: Vec<u64>,
     pub node_down_bytes: Vec<u64>,
     /// Reused between phases.
-    pub(super) out: Vec<Vec<Parcel>>,
+    pub(super) cells: Vec<Cell>,
     pub(super) arrived: Vec<Arrived>,
 }
 
 impl Fabric {
-    pub fn new(machine: &Machine, boards: Vec<Board>, health: Health, shards: u32) -> Self {
+    pub fn new(machine: &Machine, boards: Vec<Board>, health: Health) -> Self {
         let first_link = machine.die_count() + machine.cpu_count();
         Self {
             links: vec![Link::default(); (machine.actor_count() - first_link) as usize],
@@ -34,7 +33,7 @@ impl Fabric {
             health,
             node_up_bytes: vec![0; machine.node_count() as usize],
             node_down_bytes: vec![0; machine.node_count() as usize],
-            out: vec![Vec::new(); shards as usize],
+            cells: Vec::new(),
             arrived: Vec::new(),
         }
     }

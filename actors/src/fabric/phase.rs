@@ -1,10 +1,11 @@
 //! One source's part in a collective phase: all its messages served by its lanes in one visit.
 
 use crate::env::Env;
-use crate::fabric::{Board, Fabric, PhaseSend};
-use crate::layout::Layout;
-use crate::message::{Bulk, Msg, Parcel};
-use crate::runtime::Ctx;
+use crate::fabric::outgoing::{Sender, SourceCosts, UnitCost};
+use crate::fabric::{Cell, Fabric, PathCost, PhaseSend, Receipt};
+use crate::layout::{Group, Layout};
+use crate::message::{Bulk, Msg};
+use crate::runtime::{Actor, Ctx};
 use crate::time::Ps;
 use crate::trace::{Limit, Place, Stage, What};
 use crate::world::{Shared, World};
@@ -25,216 +26,204 @@ pub struct PhaseOut<'a> {
     /// What it is part of.
     pub stage: Stage,
     pub place: Place,
-    /// Units for each (rank, slot), rank-major.
-    pub units: &'a dyn Units,
+    pub units: Sent<'a>,
 }
 
-/// Units that a source sends to each (rank, slot).
-pub trait Units {
-    fn units(&self, rank: usize, slot: usize) -> u32;
+/// What goes to whom.
+#[derive(Clone, Copy)]
+pub enum Sent<'a> {
+    /// Units for each slot of each rank, by `rank * slots + slot`.
+    BySlot(&'a [u32]),
+    /// What each source's slots sent, back to it: received by `source * slots + slot`.
+    Returned(&'a [u16]),
+    /// One unit to every rank.
+    ToEach,
 }
 
-/// Units by destination slot, rank-major.
-pub struct BySlot<'a>(pub &'a [u32], pub usize);
-impl Units for BySlot<'_> {
-    #[inline]
-    fn units(&self, rank: usize, slot: usize) -> u32 {
-        self.0[rank * self.1 + slot]
-    }
-}
-
-/// Units that go back where they came from: received by `slot * ranks + source`.
-pub struct Returned<'a>(pub &'a [u16], pub usize);
-impl Units for Returned<'_> {
-    #[inline]
-    fn units(&self, rank: usize, slot: usize) -> u32 {
-        u32::from(self.0[slot * self.1 + rank])
-    }
-}
-
-/// The same for every other rank.
-pub struct ToEach(pub u16);
-impl Units for ToEach {
-    #[inline]
-    fn units(&self, _rank: usize, slot: usize) -> u32 {
-        u32::from(slot == 0)
-    }
-}
 impl Env<'_, '_> {
     /// Posts this rank's messages of a collective phase; returns when its own part (messages and flags) is sent.
     pub fn send_phase(&mut self, p: &PhaseOut<'_>) -> Ps {
         let shared = self.shared;
-        let groups = &shared.layout.prefill;
-        let group = if (p.board as usize) < groups.len() {
-            &groups[p.board as usize]
-        } else {
-            &shared.layout.decode[p.board as usize - groups.len()]
-        };
+        let group = group(&shared.layout, p.board);
         let machine = &shared.machine;
         let ranks = group.dies.len();
         let die = group.dies[p.rank as usize];
         let node = group.node_of_rank[p.rank as usize];
-        let npu = machine.npu_of_die(die);
-        let cost = shared.paths.npu_npu_write;
-        let (inside, between) = (
-            (
-                cost.inside.per_byte.ps(u64::from(p.unit_bytes)),
-                cost.inside.latency_ps,
-            ),
-            (
-                cost.between.per_byte.ps(u64::from(p.unit_bytes)),
-                cost.between.latency_ps,
-            ),
-        );
-        let sio_unit_ps = shared.paths.sio.per_byte.ps(u64::from(p.unit_bytes));
-        let slots = self.fabric.boards[p.board as usize].slots_per_rank() as usize;
-        let tag = PhaseSend {
-            channel: p.channel,
-            phase: p.phase,
-            source: p.rank,
-            unit_bytes: p.unit_bytes,
-            flags_from_ps: 0,
-            flag_ps: p.flag_ps,
-        }
-        .tag();
-        let lane_id = machine.die_lane(die, 0);
-        let sio_id = machine.sio(npu);
-        let sio_up = die % 2 == 0;
-        let mut cursor = p.start_ps;
-        let mut lane_free = self.fabric.link(lane_id).up.free_ps;
-        let mut sio_free = {
-            let sio = self.fabric.link(sio_id);
-            if sio_up {
-                sio.up.free_ps
-            } else {
-                sio.down.free_ps
-            }
+        let bytes = u64::from(p.unit_bytes);
+        let unit_cost = |path: &PathCost| UnitCost {
+            unit_ps: path.per_byte.ps(bytes),
+            latency_ps: path.latency_ps,
         };
-        let mut out = std::mem::take(&mut self.fabric.out);
-        let (
-            mut lane_bytes,
-            mut lane_busy,
-            mut sio_bytes,
-            mut remote_units,
-            mut units,
-            mut messages,
-        ) = (0u64, 0, 0u64, 0u64, 0u64, 0u64);
-        let own_shard = self.ctx.shard();
-        for k in 0..ranks {
-            let rank = if p.rank as usize + k >= ranks {
-                p.rank as usize + k - ranks
-            } else {
-                p.rank as usize + k
+        let costs = SourceCosts {
+            issue_ps: p.issue_ps,
+            inside: unit_cost(&shared.paths.npu_npu_write.inside),
+            between: unit_cost(&shared.paths.npu_npu_write.between),
+            sio: unit_cost(&shared.paths.sio),
+        };
+        let (lane_id, sio_id) = (
+            machine.die_lane(die, 0),
+            machine.sio(machine.npu_of_die(die)),
+        );
+        let sio_up = die.is_multiple_of(2);
+        let mut sender = Sender {
+            cursor_ps: p.start_ps,
+            lane_free_ps: self.fabric.link(lane_id).up.free_ps,
+            sio_free_ps: {
+                let sio = self.fabric.link(sio_id);
+                if sio_up { &sio.up } else { &sio.down }.free_ps
+            },
+            ..Sender::default()
+        };
+        let mut cells = std::mem::take(&mut self.fabric.cells);
+        let mut remote_units = 0;
+        {
+            let fabric = &mut *self.fabric;
+            let shape = fabric.boards[p.board as usize].shape();
+            let down = &mut fabric.node_down_bytes;
+            let to_node = |node: u32, units: u64| {
+                down[node as usize] += units * bytes;
+                remote_units += units;
             };
-            let to_node = group.node_of_rank[rank];
-            let shard = Layout::shard_of_node(to_node, shared.shards) as usize;
-            for slot in 0..slots {
-                let n = p.units.units(rank, slot);
-                if n == 0 {
-                    continue;
+            cells.resize(ranks * shape.slots, 0);
+            let rank = p.rank as usize;
+            match p.units {
+                Sent::BySlot(units) => {
+                    sender.lay_out(shape, rank, &costs, units, &mut cells, to_node);
                 }
-                units += u64::from(n);
-                messages += 1;
-                cursor += p.issue_ps * Ps::from(n);
-                let (at_ps, source) = if k == 0 {
-                    (cursor, Board::direct(p.rank))
-                } else if machine.npu_of_die(group.dies[rank]) == npu {
-                    sio_free = sio_free.max(cursor) + sio_unit_ps * Ps::from(n);
-                    sio_bytes += u64::from(n) * u64::from(p.unit_bytes);
-                    (
-                        sio_free + shared.paths.sio.latency_ps,
-                        Board::direct(p.rank),
-                    )
-                } else {
-                    let (unit_ps, latency_ps) = if to_node == node { inside } else { between };
-                    let ps = unit_ps * Ps::from(n);
-                    let start = cursor.max(lane_free);
-                    lane_free = start + ps;
-                    lane_busy += ps;
-                    lane_bytes += u64::from(n) * u64::from(p.unit_bytes);
-                    if to_node != node {
-                        remote_units += u64::from(n);
-                        self.fabric.node_down_bytes[to_node as usize] +=
-                            u64::from(n) * u64::from(p.unit_bytes);
-                    }
-                    (start + latency_ps, p.rank)
-                };
-                out[shard].push(Parcel {
-                    at_ps,
-                    rank: rank as u16,
-                    source,
-                    count: n as u16,
-                    slot: slot as u8,
-                    tag,
-                });
+                Sent::Returned(units) => {
+                    sender.lay_out(shape, rank, &costs, units, &mut cells, to_node);
+                }
+                Sent::ToEach => {
+                    let mut one = vec![0u16; ranks * shape.slots];
+                    one.iter_mut().step_by(shape.slots).for_each(|n| *n = 1);
+                    sender.lay_out(shape, rank, &costs, &one, &mut cells, to_node);
+                }
             }
         }
-        let link = self.fabric.link(lane_id);
-        link.up.free_ps = lane_free;
-        link.up.busy_ps += lane_busy;
-        link.up.bytes += lane_bytes;
-        link.up.messages += messages;
+        let up = &mut self.fabric.link(lane_id).up;
+        up.free_ps = sender.lane_free_ps;
+        up.busy_ps += sender.lane_busy_ps;
+        up.bytes += sender.lane_units * bytes;
+        up.messages += sender.lane_messages;
         let sio = self.fabric.link(sio_id);
         let sio_dir = if sio_up { &mut sio.up } else { &mut sio.down };
-        sio_dir.free_ps = sio_free;
-        sio_dir.bytes += sio_bytes;
-        sio_dir.busy_ps += shared.paths.sio.per_byte.ps(sio_bytes);
-        self.fabric.node_up_bytes[node as usize] += remote_units * u64::from(p.unit_bytes);
-        self.tally.messages.activation += units;
-        self.tally.messages.activation_messages += messages;
+        sio_dir.free_ps = sender.sio_free_ps;
+        sio_dir.bytes += sender.sio_units * bytes;
+        sio_dir.busy_ps += costs.sio.unit_ps * sender.sio_units;
+        self.fabric.node_up_bytes[node as usize] += remote_units * bytes;
+        self.tally.messages.activation += sender.units;
+        self.tally.messages.activation_messages += sender.messages;
         // Data first, then a barrier of the vector cores, then the flags.
-        let sent = cursor.max(lane_free).max(sio_free);
-        let flags_from_ps = sent + p.barrier_ps;
+        let flags_from_ps = sender.sent_ps() + p.barrier_ps;
         if self.trace.is_on() {
-            let limit = if sent == cursor {
-                Limit::Cores
-            } else if sent == lane_free {
-                Limit::Lanes
-            } else {
-                Limit::Sio
-            };
-            let what = What::Send(p.stage);
-            let (start_ps, bytes) = (p.start_ps, lane_bytes);
-            self.span(what, start_ps, flags_from_ps, p.place, bytes, limit as u64);
-            if lane_busy > 0 {
-                let what = What::PhaseOut;
-                self.span_of(
-                    lane_id.0, what, start_ps, lane_free, p.place, bytes, messages,
-                );
-            }
+            self.trace_sending(p, &sender, lane_id.0);
         }
         let send = PhaseSend {
             channel: p.channel,
             phase: p.phase,
             source: p.rank,
             unit_bytes: p.unit_bytes,
+            from_ps: p.start_ps,
             flags_from_ps,
             flag_ps: p.flag_ps,
         };
-        for (shard, parcels) in out.iter_mut().enumerate() {
-            if shard == own_shard {
-                self.post(p.board, &send, parcels);
-                parcels.clear();
-            } else if shard < shared.shards as usize {
-                let bulk = Bulk {
-                    board: p.board,
-                    channel: p.channel,
-                    phase: p.phase,
-                    source: p.rank,
-                    unit_bytes: p.unit_bytes,
-                    flags_from_ps,
-                    flag_ps: p.flag_ps,
-                    parcels: std::mem::take(parcels),
-                };
-                self.ctx.bulk(shard, bulk);
-            }
-        }
-        self.fabric.out = out;
+        self.spread(p.board, &send, &cells);
+        self.fabric.cells = cells;
         flags_from_ps + p.flag_ps * ranks as Ps
     }
 
-    fn post(&mut self, board: u16, send: &PhaseSend, parcels: &[Parcel]) {
-        post(self.ctx, self.fabric, self.shared, board, send, parcels);
+    #[cold]
+    fn trace_sending(&mut self, p: &PhaseOut<'_>, sender: &Sender, lane: Actor) {
+        let sent = sender.sent_ps();
+        let limit = if sent == sender.cursor_ps {
+            Limit::Cores
+        } else if sent == sender.lane_free_ps {
+            Limit::Lanes
+        } else {
+            Limit::Sio
+        };
+        let bytes = sender.lane_units * u64::from(p.unit_bytes);
+        let until_ps = sent + p.barrier_ps;
+        let what = What::Send(p.stage);
+        self.span(what, p.start_ps, until_ps, p.place, bytes, limit as u64);
+        if sender.lane_busy_ps > 0 {
+            self.span_of(
+                lane,
+                What::PhaseOut,
+                p.start_ps,
+                sender.lane_free_ps,
+                p.place,
+                bytes,
+                sender.messages,
+            );
+        }
+    }
+
+    /// Posts a row of cells on the boards of all shards that hold ranks of the group.
+    fn spread(&mut self, board: u16, send: &PhaseSend, cells: &[Cell]) {
+        let shape = self.fabric.boards[board as usize].shape();
+        let (slots, here) = (shape.slots, self.ctx.shard());
+        if let [only] = shape.of_shard[here].as_slice()
+            && only.len() == shape.ranks()
+        {
+            return post(self.ctx, self.fabric, self.shared, board, send, cells);
+        }
+        for shard in 0..shape.of_shard.len() {
+            let pieces = &self.fabric.boards[board as usize].shape().of_shard[shard];
+            if pieces.is_empty() && shard != here {
+                continue;
+            }
+            let mut row = Vec::with_capacity(cells.len());
+            for piece in pieces {
+                row.extend_from_slice(&cells[piece.start * slots..piece.end * slots]);
+            }
+            if shard == here {
+                post(self.ctx, self.fabric, self.shared, board, send, &row);
+            } else {
+                self.ctx.bulk(
+                    shard,
+                    Bulk {
+                        board,
+                        channel: send.channel,
+                        phase: send.phase,
+                        source: send.source,
+                        unit_bytes: send.unit_bytes,
+                        from_ps: send.from_ps,
+                        flags_from_ps: send.flags_from_ps,
+                        flag_ps: send.flag_ps,
+                        cells: row,
+                    },
+                );
+            }
+        }
+    }
+
+    /// All of a phase is in: this die's lanes serve it, and `units` gets its units by `source * slots + slot`.
+    pub fn collect(
+        &mut self,
+        board: u16,
+        rank: u16,
+        channel: u8,
+        phase: u32,
+        units: &mut [u16],
+    ) -> Receipt {
+        let now = self.now();
+        let lane = self.shared.machine.die_lane(self.ctx.me(), 0);
+        let fabric = &mut *self.fabric;
+        let lanes = &mut fabric.links[(lane.0 - fabric.first_link) as usize].down;
+        let receipt =
+            fabric.boards[board as usize].collect(rank, channel, phase, now, lanes, units);
+        self.tally.fold(receipt.hash);
+        receipt
+    }
+}
+
+/// The group whose board has this number: prefill groups, then decode groups.
+fn group(layout: &Layout, board: u16) -> &Group {
+    let board = board as usize;
+    match board.checked_sub(layout.prefill.len()) {
+        None => &layout.prefill[board],
+        Some(decode) => &layout.decode[decode],
     }
 }
 
@@ -245,16 +234,11 @@ pub fn post(
     shared: &Shared,
     board: u16,
     send: &PhaseSend,
-    parcels: &[Parcel],
+    cells: &[Cell],
 ) {
     let mut arrived = std::mem::take(&mut fabric.arrived);
-    fabric.boards[board as usize].post(send, parcels, &mut arrived);
-    let prefills = shared.layout.prefill.len();
-    let dies = if (board as usize) < prefills {
-        &shared.layout.prefill[board as usize].dies
-    } else {
-        &shared.layout.decode[board as usize - prefills].dies
-    };
+    fabric.boards[board as usize].post(send, cells, &mut arrived);
+    let dies = &group(&shared.layout, board).dies;
     for a in arrived.drain(..) {
         let die = dies[a.rank as usize];
         // The lane is the source, and the phase its sequence number: the event's place in the order does not
