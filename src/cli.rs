@@ -10,6 +10,7 @@ mod scenario_args;
 mod schema;
 mod sweep;
 mod topology;
+mod trace;
 mod workload;
 
 use std::io::Write;
@@ -46,6 +47,7 @@ enum Command {
     Sweep(sweep::Args),
     Workload(workload::Args),
     Topology(topology::Args),
+    Trace(trace::Args),
     Schema(schema::Args),
 }
 
@@ -60,6 +62,7 @@ pub fn main() -> ExitCode {
         Command::Sweep(args) => sweep::run(&args),
         Command::Workload(args) => workload::run(&args),
         Command::Topology(args) => topology::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::Schema(args) => schema::run(&args),
     });
     finish(done)

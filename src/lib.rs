@@ -9,6 +9,7 @@ mod expert_files;
 mod npy;
 pub mod report;
 pub mod run;
+pub mod rundir;
 pub mod scenario;
 pub mod sweep;
 pub mod workload;

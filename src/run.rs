@@ -6,8 +6,15 @@ use std::time::Instant;
 
 use supernode_actors::compute::{Calibration, Operators};
 use supernode_actors::experts::ExpertTables;
-use supernode_actors::launch::{Flow, Launch, LaunchError, Load, Progress, RunError, Supernode};
+use supernode_actors::figures::ActorFigures;
+use supernode_actors::launch::{
+    Flow, Launch, LaunchError, Load, Progress, Recorded, RunError, Supernode,
+};
 use supernode_actors::model::ModelSpec;
+use supernode_actors::request::RequestRecord;
+use supernode_actors::runtime::KindProfile;
+use supernode_actors::time::Ps;
+use supernode_actors::trace::TraceSpec;
 use supernode_topology::Machine;
 
 use crate::error::{Error, Result};
@@ -15,6 +22,33 @@ use crate::expert_files;
 use crate::report::{Inputs, Offered, Report};
 use crate::scenario::{Scenario, looks_like_path};
 use crate::workload::{self, Source};
+
+/// What is wanted of a run besides its report.
+#[derive(Default)]
+pub struct Extras<'a> {
+    pub recording: Option<Recording<'a>>,
+    /// Measure the wall time of each kind of actor.
+    pub profile: bool,
+}
+
+/// What is recorded, and who takes it as the run goes.
+pub struct Recording<'a> {
+    pub spec: TraceSpec,
+    pub take: &'a mut dyn FnMut(Recorded),
+}
+
+/// All that is known of a run that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    pub report: Report,
+    pub end_ps: Ps,
+    /// Requests that ended, by id.
+    pub records: Vec<RequestRecord>,
+    pub figures: Vec<ActorFigures>,
+    pub profile: Vec<KindProfile>,
+    pub scenario: Scenario,
+    pub machine: Arc<Machine>,
+}
 
 /// A scenario whose machine, model and workload have been read and found good.
 #[derive(Debug)]
@@ -65,6 +99,16 @@ impl Prepared {
 
     /// Launches, runs to the end (or to where `observe` stops it) and reports.
     pub fn run(self, shards: u32, observe: &mut dyn FnMut(&Progress) -> Flow) -> Result<Report> {
+        Ok(self.run_with(shards, Extras::default(), observe)?.report)
+    }
+
+    /// The same, with all that can be known of a run.
+    pub fn run_with(
+        self,
+        shards: u32,
+        mut extras: Extras<'_>,
+        observe: &mut dyn FnMut(&Progress) -> Flow,
+    ) -> Result<Finished> {
         let started = Instant::now();
         let offered: Vec<Offered> = self
             .load
@@ -90,11 +134,23 @@ impl Prepared {
         })
         .map_err(|LaunchError::Config(why)| Error::user(why))?;
         tracing::debug!(seconds = started.elapsed().as_secs_f64(), "launched");
+        if let Some(recording) = &extras.recording {
+            supernode.record(Some(recording.spec.clone()));
+        }
+        if extras.profile {
+            supernode.measure_profile();
+        }
+        let mut nobody = |_| ();
+        let take: &mut dyn FnMut(Recorded) = match &mut extras.recording {
+            Some(recording) => recording.take,
+            None => &mut nobody,
+        };
         let ended = supernode
-            .run(observe)
+            .run_recorded(observe, take)
             .map_err(|RunError::Broken(why)| Error::failed(format!("the run failed: {why}")))?;
+        take(supernode.rest());
         let stats = supernode.stats();
-        Ok(Report::new(&Inputs {
+        let report = Report::new(&Inputs {
             stats: &stats,
             ended,
             seed: self.scenario.seed,
@@ -109,7 +165,16 @@ impl Prepared {
             decode_instances: self.scenario.decode.instances,
             int8_tops_per_npu,
             wall_s: started.elapsed().as_secs_f64(),
-        }))
+        });
+        Ok(Finished {
+            report,
+            end_ps: stats.end_ps,
+            records: stats.records,
+            figures: supernode.figures(),
+            profile: supernode.profile(),
+            scenario: self.scenario,
+            machine: supernode.shared().machine.clone(),
+        })
     }
 }
 

@@ -17,6 +17,7 @@ use crate::experts::ExpertTables;
 use crate::fabric::Fabric;
 use crate::fabric::{Board, Health, Shape};
 use crate::fault::{Body, Fault, Strike};
+use crate::figures::{self, ActorFigures};
 use crate::layout::{Group, Layout};
 use crate::message::{Copying, Msg};
 use crate::meter::Meter;
@@ -485,6 +486,11 @@ impl Supernode {
 
     pub fn stats(&self) -> RunStats {
         assemble::stats(&self.sim, &self.shared, self.concurrency)
+    }
+
+    /// What each actor measured of itself so far.
+    pub fn figures(&self) -> Vec<ActorFigures> {
+        figures::figures(self.sim.models(), &self.shared)
     }
 
     pub fn shared(&self) -> &Arc<Shared> {

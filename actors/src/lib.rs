@@ -11,6 +11,7 @@ pub mod env;
 pub mod experts;
 pub mod fabric;
 pub mod fault;
+pub mod figures;
 pub mod launch;
 pub mod layout;
 pub mod live;

@@ -117,6 +117,12 @@ impl<const SUB: u32> Hist<SUB> {
         self.count
     }
 
+    /// The middle of each bucket that holds something, with how many.
+    pub fn buckets(&self) -> impl Iterator<Item = (Ps, u64)> + '_ {
+        let some = self.counts.iter().enumerate().filter(|(_, n)| **n > 0);
+        some.map(|(b, &n)| (Self::value(b).min(self.max_ps), u64::from(n)))
+    }
+
     pub fn sum_ps(&self) -> u128 {
         self.sum_ps
     }

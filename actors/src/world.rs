@@ -94,6 +94,10 @@ impl Shared {
         self.machine.node_of(ActorId(actor))
     }
 
+    pub fn shard_of(&self, actor: Actor) -> usize {
+        crate::layout::Layout::shard_of_node(self.node_of(actor), self.shards) as usize
+    }
+
     pub fn message_level(&self) -> bool {
         self.serving.fidelity.level == Fidelity::Message
     }

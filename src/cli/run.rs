@@ -9,7 +9,8 @@ use super::output;
 use super::progress::Bar;
 use super::scenario_args::ScenarioArgs;
 use crate::error::{Error, Result};
-use crate::run::Prepared;
+use crate::run::{Extras, Prepared};
+use crate::rundir::{self, Kept};
 
 /// Launch a machine, serve a workload on it, and report
 #[derive(Debug, clap::Args)]
@@ -35,6 +36,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
+    /// Keep the run in this directory: report, scenario, digest, what every actor measured, and the trace
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+
     /// No progress bar and no table
     #[arg(short, long)]
     quiet: bool,
@@ -52,12 +57,17 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(path) = &args.json {
         output::check("--json", path)?;
     }
+    if let Some(dir) = &args.out {
+        rundir::prepare(dir)?;
+    }
     interrupt::listen()?;
     let prepared = Prepared::new(args.scenario.load()?)?;
     let bar = Bar::new(args.quiet, prepared.requests());
     let running = Running::new();
-    let report = prepared.run(
+    let extras = Extras::default();
+    let finished = prepared.run_with(
         args.shards.unwrap_or_else(default_shards),
+        extras,
         &mut |progress| {
             bar.show(progress);
             if running.stop_asked() {
@@ -68,13 +78,26 @@ pub fn run(args: &Args) -> Result<()> {
         },
     );
     drop(bar);
-    let report = report?;
+    let finished = finished?;
+    let report = &finished.report;
     let json_to_stdout = args.json.as_deref().is_some_and(output::is_stdout);
     if !args.quiet && !json_to_stdout {
         output::stdout(&report.to_table())?;
     }
     if let Some(path) = &args.json {
         output::to(path, "the report", &report.to_json())?;
+    }
+    if let Some(dir) = &args.out {
+        let kept = Kept {
+            scenario: &finished.scenario,
+            machine: &finished.machine,
+            report,
+            end_ps: finished.end_ps,
+            records: &finished.records,
+            figures: &finished.figures,
+            traced: false,
+        };
+        rundir::write(dir, &kept)?;
     }
     if report.partial {
         return Err(Error::Interrupted);
