@@ -382,6 +382,41 @@ fn a_layout_that_does_not_fit_is_refused_with_the_sum() {
     refused("cache.nodes=1000", &["cache.nodes = 1000", "48 nodes"]);
 }
 
+/// The machine counts tokens, ranks and slots in 16 bits: what does not fit must not be cut off in silence.
+#[test]
+fn sizes_beyond_what_the_actors_count_are_refused_with_the_most_that_fits() {
+    let refused =
+        |set: &str, expected: &[&str]| refused(&["run", "--requests", "2", "--set", set], expected);
+    refused(
+        "prefill.batch_tokens_per_npu=262141",
+        &["prefill.batch_tokens_per_npu = 262141", "at most 262140"],
+    );
+    refused(
+        "decode.max_batch_per_npu=65536",
+        &["decode.max_batch_per_npu = 65536", "at most 65534"],
+    );
+    let dir = tempdir().unwrap();
+    let machine = file(
+        &dir,
+        "large.toml",
+        "base = \"mini\"\n[counts]\nnodes = 9000\n",
+    );
+    let large = |sets: &[&str], expected: &[&str]| {
+        let machine = format!("machine={machine}");
+        let mut args = vec!["run", "--requests", "2", "--set", &machine];
+        args.extend(sets.iter().flat_map(|s| ["--set", s]));
+        common::refused(&args, expected)
+    };
+    large(
+        &["prefill.npus_per_instance=2049", "prefill.instances=1"],
+        &["prefill.npus_per_instance = 2049", "at most 2048"],
+    );
+    large(
+        &["prefill.npus_per_instance=1", "prefill.instances=65535"],
+        &["prefill.instances = 65535", "at most 65535 together"],
+    );
+}
+
 #[test]
 fn more_shards_than_nodes_are_refused() {
     refused(

@@ -11,6 +11,7 @@ use crate::experts::{ExpertLayers, ExpertSetup, ExpertTables};
 use crate::fabric::{Direction, Paths};
 use crate::launch::{Launch, Phase};
 use crate::layout::{Group, Layout, mix};
+use crate::limits;
 use crate::model::ModelSpec;
 use crate::runtime::Simulation;
 use crate::stats::{LinkClassStats, PoolStats, RunStats};
@@ -40,6 +41,7 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
         phase != Phase::Decode,
         phase != Phase::Prefill,
     )?;
+    limits::check(&layout, serving, model, machine.dies_per_npu())?;
     let paths = Paths::new(machine);
     let d = &machine.spec.die;
     let roof = Roofline {

@@ -14,6 +14,7 @@ pub mod fault;
 pub mod figures;
 pub mod launch;
 pub mod layout;
+mod limits;
 pub mod live;
 pub mod message;
 pub mod meter;
