@@ -21,7 +21,7 @@ use supernode_actors::request::{Prefix, RequestSpec};
 use supernode_actors::time::ps_from_s;
 
 use crate::error::{Error, Result};
-use crate::scenario::{Format, Kind, SPAN_S_MAX, Scenario, WorkloadSpec};
+use crate::scenario::{Format, Kind, PhaseSpec, SPAN_S_MAX, Scenario, WorkloadSpec};
 pub use generate::{Profile, Recipe};
 use lines::{Lines, excerpt};
 pub use mooncake::BLOCK_TOKENS;
@@ -198,7 +198,7 @@ pub struct Source {
     pub name: String,
     pub kind: &'static str,
     pub format: &'static str,
-    pub phase: &'static str,
+    pub phase: PhaseSpec,
 }
 
 /// Everything that a scenario's `[workload]` says, made concrete.
@@ -276,7 +276,7 @@ pub fn build(scenario: &Scenario, model: &ModelSpec) -> Result<Workload> {
             name,
             kind: spec.kind.name(),
             format,
-            phase: spec.phase.name(),
+            phase: spec.phase,
         },
         notes,
     })

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use common::stdout_of;
 use supernode::report::{Inputs, Offered, Report};
-use supernode::scenario::{Loader, Scenario, Slo};
+use supernode::scenario::{Loader, PhaseSpec, Scenario, Slo};
 use supernode::sweep::{self, Chosen, DEFAULT_FIGURES, Grid};
 use supernode::workload::Source;
 use supernode_actors::launch::Ended;
@@ -134,7 +134,7 @@ fn report() -> Report {
             name: "made-up.jsonl".into(),
             kind: "trace",
             format: "mooncake",
-            phase: "both",
+            phase: PhaseSpec::Both,
         },
         offered: &offered,
         concurrency: None,
@@ -336,7 +336,7 @@ fn a_run_in_which_nothing_happened_has_a_report_without_gaps() {
             name: "nothing".into(),
             kind: "trace",
             format: "mooncake",
-            phase: "both",
+            phase: PhaseSpec::Both,
         },
         offered: &[],
         concurrency: None,

@@ -5,6 +5,7 @@ use supernode_actors::request::{Outcome, RequestRecord};
 use supernode_actors::time::s_from_ps;
 
 use super::{Inputs, Offered, ratio};
+use crate::scenario::PhaseSpec;
 
 /// The workload of a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -12,7 +13,7 @@ pub struct LoadReport {
     pub name: String,
     pub kind: &'static str,
     pub format: &'static str,
-    pub phase: &'static str,
+    pub phase: PhaseSpec,
     pub requests: u64,
     pub prompt_tokens_mean: f64,
     pub output_tokens_mean: f64,
@@ -20,7 +21,7 @@ pub struct LoadReport {
     pub concurrency: Option<u32>,
     /// From the first arrival to the last; 0 for a closed loop.
     pub span_s: f64,
-    /// What arrived in that time.
+    /// What arrived in that time, of the work that the workload's phase asks for.
     pub offered: Option<Rates>,
     /// What was done in that time (closed loop: in the whole run): requests ended, prompts that reached their
     /// first token, output tokens.
@@ -71,7 +72,13 @@ pub fn of(inputs: &Inputs) -> LoadReport {
         end_ps
     };
     let start_ps = if open { first_ps } else { 0 };
-    let served = done_between(&inputs.stats.records, start_ps, until_ps);
+    let mut served = done_between(&inputs.stats.records, start_ps, until_ps);
+    let phase = inputs.source.phase;
+    if phase == PhaseSpec::Decode {
+        served.prompt_tokens = 0.0;
+    }
+    let asked: Vec<Offered> = offered.iter().map(|o| asked_of(o, phase)).collect();
+    let asked_sum = |f: fn(&Offered) -> u32| asked.iter().map(|o| f64::from(f(o))).sum::<f64>();
     let served_s = s_from_ps(until_ps.saturating_sub(start_ps));
     LoadReport {
         name: inputs.source.name.clone(),
@@ -85,8 +92,8 @@ pub fn of(inputs: &Inputs) -> LoadReport {
         span_s,
         offered: (span_s > 0.0).then(|| Rates {
             requests_per_s: ratio(n, span_s),
-            prompt_tokens_per_s: ratio(prompt, span_s),
-            output_tokens_per_s: ratio(output, span_s),
+            prompt_tokens_per_s: ratio(asked_sum(|o| o.prompt_tokens), span_s),
+            output_tokens_per_s: ratio(asked_sum(|o| o.output_tokens), span_s),
         }),
         served: Rates {
             requests_per_s: ratio(served.requests, served_s),
@@ -94,9 +101,25 @@ pub fn of(inputs: &Inputs) -> LoadReport {
             output_tokens_per_s: ratio(served.output_tokens, served_s),
         },
         overload: if open {
-            overload(offered, &inputs.stats.records, inputs.stats.end_ps)
+            overload(&asked, &inputs.stats.records, inputs.stats.end_ps)
         } else {
             None
+        },
+    }
+}
+
+/// What a workload that exercises one phase asks of the machine: prefill alone makes first tokens, decode alone
+/// gets prompts that are computed.
+fn asked_of(o: &Offered, phase: PhaseSpec) -> Offered {
+    match phase {
+        PhaseSpec::Both => *o,
+        PhaseSpec::Prefill => Offered {
+            output_tokens: o.output_tokens.min(1),
+            ..*o
+        },
+        PhaseSpec::Decode => Offered {
+            prompt_tokens: 0,
+            ..*o
         },
     }
 }
@@ -269,6 +292,26 @@ mod tests {
             "{o:?}"
         );
         assert!((o.drain_s - 10.0).abs() < 0.1, "{o:?}");
+    }
+
+    /// Requests that end with their first token leave no output tokens behind, whatever the trace says they make.
+    #[test]
+    fn a_phase_is_measured_by_what_it_asks_of_the_machine() {
+        let (offered, mut records) = queue(20);
+        for r in &mut records {
+            (r.output_tokens, r.end_ps) = (1, r.first_token_ps);
+        }
+        let end = records.last().unwrap().end_ps;
+        let asked: Vec<Offered> = offered
+            .iter()
+            .map(|o| asked_of(o, PhaseSpec::Prefill))
+            .collect();
+        let o = overload(&asked, &records, end).expect("an overload");
+        assert!((o.factor - 2.0).abs() < 0.05, "{o:?}");
+        assert_eq!(o.backlog_output_tokens, o.backlog_requests);
+        // Decode alone has no prompts to compute.
+        let asked = asked_of(&offered[0], PhaseSpec::Decode);
+        assert_eq!((asked.prompt_tokens, asked.output_tokens), (0, 10));
     }
 
     #[test]

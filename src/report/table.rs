@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{Latency, Report};
+use crate::scenario::PhaseSpec;
 
 /// Columns of names on the left.
 const NAME_WIDTH: usize = 12;
@@ -142,10 +143,10 @@ pub fn render(r: &Report) -> String {
 
 fn workload(t: &mut String, r: &Report) {
     let w = &r.workload;
-    let phase = if w.phase == "both" {
+    let phase = if w.phase == PhaseSpec::Both {
         String::new()
     } else {
-        format!(", {} only", w.phase)
+        format!(", {} only", w.phase.name())
     };
     line(
         t,

@@ -9,7 +9,7 @@ use supernode_actors::launch::Ended;
 use supernode_actors::stats::RunStats;
 
 use crate::report::{Inputs, Rates, Report};
-use crate::scenario::Slo;
+use crate::scenario::{PhaseSpec, Slo};
 use crate::workload::Source;
 
 /// Columns of a sweep that names none.
@@ -63,7 +63,7 @@ fn example() -> Value {
         name: String::new(),
         kind: "",
         format: "",
-        phase: "",
+        phase: PhaseSpec::Both,
     };
     let mut report = Report::new(&Inputs {
         stats: &RunStats::default(),
