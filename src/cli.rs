@@ -13,7 +13,7 @@ mod topology;
 mod trace;
 mod workload;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -101,8 +101,14 @@ fn log_to_stderr() -> Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(colours())
         .init();
     Ok(())
+}
+
+/// Logs have colours only on a terminal, and where NO_COLOR (no-color.org) does not forbid them.
+fn colours() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
 #[cfg(test)]

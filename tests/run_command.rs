@@ -93,6 +93,23 @@ fn a_trace_is_found_from_where_the_command_runs_and_beside_its_scenario() {
     assert_eq!(here["digest"], beside["digest"]);
 }
 
+/// Without `--shards` the machine decides too: a single node cannot be shared.
+#[test]
+fn a_machine_of_one_node_runs_without_being_told_how_many_threads() {
+    let dir = tempdir().unwrap();
+    file(&dir, "one.toml", "base = \"mini\"\n[counts]\nnodes = 1\n");
+    let scenario = file(
+        &dir,
+        "s.toml",
+        "machine = \"one.toml\"\n[prefill]\ninstances = 1\nnpus_per_instance = 8\n\
+         redundant = 0\nshared_replicas = 0\n\
+         [workload]\nkind = \"open\"\nrate_per_s = 9.0\nprompt_tokens = 300\n\
+         phase = \"prefill\"\n",
+    );
+    let report = json_of(&[&scenario]);
+    assert_eq!(report["requests"]["completed"], 20);
+}
+
 #[test]
 fn quiet_says_nothing() {
     let args = run(&["--quiet"]);

@@ -48,9 +48,10 @@ pub struct Args {
 /// More shards than this seldom pay for the windows they wait in.
 const DEFAULT_SHARDS_MAX: usize = 2;
 
-pub fn default_shards() -> u32 {
+/// One per core, as far as that pays and a shard has a node of its own.
+pub fn default_shards(nodes: u32) -> u32 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    cores.min(DEFAULT_SHARDS_MAX) as u32
+    (cores.min(DEFAULT_SHARDS_MAX) as u32).min(nodes)
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -64,19 +65,17 @@ pub fn run(args: &Args) -> Result<()> {
     let prepared = Prepared::new(args.scenario.load()?)?;
     let bar = Bar::new(args.quiet, prepared.requests());
     let running = Running::new();
+    let nodes = prepared.machine.node_count();
+    let shards = args.shards.unwrap_or_else(|| default_shards(nodes));
     let extras = Extras::default();
-    let finished = prepared.run_with(
-        args.shards.unwrap_or_else(default_shards),
-        extras,
-        &mut |progress| {
-            bar.show(progress);
-            if running.stop_asked() {
-                Flow::Stop
-            } else {
-                Flow::Continue
-            }
-        },
-    );
+    let finished = prepared.run_with(shards, extras, &mut |progress| {
+        bar.show(progress);
+        if running.stop_asked() {
+            Flow::Stop
+        } else {
+            Flow::Continue
+        }
+    });
     drop(bar);
     let finished = finished?;
     let report = &finished.report;

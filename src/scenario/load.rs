@@ -292,6 +292,11 @@ fn humane(message: &str) -> String {
     ] {
         text = text.replace(rust, plain);
     }
+    // A section, by the name of its type: of no use to a reader.
+    if let Some(at) = text.find("expected struct ") {
+        text.truncate(at);
+        text.push_str("expected a table of keys");
+    }
     text
 }
 

@@ -160,9 +160,18 @@ fn foreign(name: &str, what: &str, remedy: &str) -> Error {
 /// The start of something long, for messages.
 pub fn excerpt(text: &str) -> String {
     const CHARS: usize = 60;
-    let mut short: String = text.chars().take(CHARS).collect();
-    if short.len() < text.len() {
-        short.push('…');
+    let mut short = String::new();
+    for (n, c) in text.chars().enumerate() {
+        if n == CHARS {
+            short.push('…');
+            break;
+        }
+        // What a file holds must not drive the reader's terminal.
+        if c.is_control() {
+            short.extend(c.escape_default());
+        } else {
+            short.push(c);
+        }
     }
     short
 }
