@@ -2,6 +2,7 @@
 //! what they share, and turns how they end into one message and an exit code: 0 done, 1 the run failed,
 //! 2 the input is wrong, 130 stopped by Ctrl-C.
 
+mod fault;
 mod interrupt;
 mod output;
 mod progress;
@@ -45,6 +46,7 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Sweep(sweep::Args),
+    Fault(fault::Args),
     Workload(workload::Args),
     Topology(topology::Args),
     Trace(trace::Args),
@@ -60,6 +62,7 @@ pub fn main() -> ExitCode {
     let done = log_to_stderr().and_then(|()| match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Sweep(args) => sweep::run(&args),
+        Command::Fault(args) => fault::run(&args),
         Command::Workload(args) => workload::run(&args),
         Command::Topology(args) => topology::run(&args),
         Command::Trace(args) => trace::run(&args),

@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod error;
 mod expert_files;
+pub mod fault;
 mod npy;
 pub mod report;
 pub mod run;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use supernode_actors::compute::{Calibration, Operators};
 use supernode_actors::experts::ExpertTables;
+use supernode_actors::fault::Fault;
 use supernode_actors::figures::ActorFigures;
 use supernode_actors::launch::{
     Flow, Launch, LaunchError, Load, Progress, Recorded, RunError, Supernode,
@@ -13,12 +14,13 @@ use supernode_actors::launch::{
 use supernode_actors::model::ModelSpec;
 use supernode_actors::request::RequestRecord;
 use supernode_actors::runtime::KindProfile;
-use supernode_actors::time::Ps;
+use supernode_actors::time::{Ps, s_from_ps};
 use supernode_actors::trace::TraceSpec;
 use supernode_topology::Machine;
 
 use crate::error::{Error, Result};
 use crate::expert_files;
+use crate::fault::Plan;
 use crate::report::{Inputs, Offered, Report};
 use crate::scenario::{Scenario, looks_like_path};
 use crate::workload::{self, Source};
@@ -60,6 +62,7 @@ pub struct Prepared {
     load: Load,
     experts: ExpertTables,
     source: Source,
+    faults: Vec<Fault>,
     notes: Vec<String>,
 }
 
@@ -88,8 +91,21 @@ impl Prepared {
             load: workload.load,
             experts,
             source: workload.source,
+            faults: Vec::new(),
             notes: workload.notes,
         })
+    }
+
+    /// What is to break: plans (files or `random:`) and lines.
+    ///
+    /// # Errors
+    /// What is wrong with them, in one line.
+    pub fn break_parts(&mut self, plans: &[String], lines: &[String]) -> Result<()> {
+        let last_ps = self.load.requests.last().map_or(0, |r| r.arrival_ps);
+        let span_s = s_from_ps(last_ps).max(1.0);
+        let plan = Plan::read(plans, lines, &self.machine, span_s)?;
+        self.faults = plan.resolve(&self.machine)?;
+        Ok(())
     }
 
     /// Requests that will be offered.
@@ -145,6 +161,9 @@ impl Prepared {
             Some(recording) => recording.take,
             None => &mut nobody,
         };
+        for fault in self.faults {
+            supernode.inject(fault);
+        }
         let ended = supernode
             .run_recorded(observe, take)
             .map_err(|RunError::Broken(why)| Error::failed(format!("the run failed: {why}")))?;

@@ -21,12 +21,21 @@ use crate::rundir::{self, Kept};
   supernode run --workload trace.csv --speed 2x --for 60s    one minute of a trace at double speed
   supernode run --set decode.microbatch=off --seed 7         any key of the scenario
   supernode run --fidelity message --requests 200            every activation message routed
+  supernode run --fault 'at 3s: crash node7/npu0/die1'       with a die that dies
 
 Ctrl-C ends the run and reports what there is so far; a second one ends at once.
 Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 stopped by Ctrl-C.")]
 pub struct Args {
     #[command(flatten)]
     scenario: ScenarioArgs,
+
+    /// Something that breaks, such as 'at 3s: crash node7/npu0/die1'; may be repeated
+    #[arg(long, value_name = "LINE")]
+    fault: Vec<String>,
+
+    /// A fault plan (TOML), or random:seed=7,rate=1e6 from published failure rates; may be repeated
+    #[arg(long, value_name = "PLAN")]
+    faults: Vec<String>,
 
     /// Threads that share the machine; results do not depend on it [default: one per core, at most 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
@@ -62,7 +71,8 @@ pub fn run(args: &Args) -> Result<()> {
         rundir::prepare(dir)?;
     }
     interrupt::listen()?;
-    let prepared = Prepared::new(args.scenario.load()?)?;
+    let mut prepared = Prepared::new(args.scenario.load()?)?;
+    prepared.break_parts(&args.faults, &args.fault)?;
     let bar = Bar::new(args.quiet, prepared.requests());
     let running = Running::new();
     let nodes = prepared.machine.node_count();

@@ -1,0 +1,79 @@
+//! Fault plans from the command line: what they would hit, and one clear line for each that cannot be.
+
+mod common;
+
+use common::{file, refused, stdout_of};
+use tempfile::tempdir;
+
+#[test]
+fn a_plan_says_what_it_would_hit() {
+    let said = stdout_of(&[
+        "fault",
+        "check",
+        "at 3s: crash node7",
+        "from 1s: loss plane4/l2.9 2%",
+    ]);
+    assert!(said.contains("hits 20 dies and CPUs"), "{said}");
+    assert!(said.contains("hits 48 links, both directions"), "{said}");
+    assert!(said.contains("node0/l1.4/up9"), "{said}");
+    let drawn = stdout_of(&["fault", "check", "random:seed=7,rate=1e7,for=60s"]);
+    assert!(drawn.contains("faults in all"), "{drawn}");
+    assert!(stdout_of(&["fault", "check", "--rates"]).contains("arXiv"));
+}
+
+#[test]
+fn a_plan_file_and_lines_say_the_same() {
+    let dir = tempdir().unwrap();
+    let plan = file(
+        &dir,
+        "plan.toml",
+        "about = \"two faults\"\nlines = [\"at 1s: throttle node0/npu0/die0 x0.5\"]\n\n[[fault]]\nat = \"2s\"\n\
+         what = \"crash\"\nwhere = \"node1/npu0/die1\"\nrestart = \"2s\"\n",
+    );
+    let of_file = stdout_of(&["fault", "check", &plan]);
+    let of_lines = stdout_of(&[
+        "fault",
+        "check",
+        "at 1s: throttle node0/npu0/die0 x0.5",
+        "at 2s: crash node1/npu0/die1 restart 2s",
+    ]);
+    assert_eq!(of_file, of_lines);
+}
+
+#[test]
+fn a_bad_plan_gets_one_clear_line() {
+    for (line, expected) in [
+        ("at 1s: crash node99", "node99: this machine has node0"),
+        ("at 1s: crash node7/npu0/die1/ub4", "for dies and CPUs"),
+        (
+            "at 1s: slow node7/npu0/die1 x0.3",
+            "its links are node7/npu0/die1/*",
+        ),
+        ("at -1s: crash node7", "before the run begins"),
+        ("at 1s: slow plane1 x0", "factor 0"),
+        ("at 1s: slow plane1 x1.5", "above 0 and below 1"),
+        ("crash node7", "a `:` is missing"),
+    ] {
+        refused(&["run", "--fault", line], &[line, expected]);
+    }
+    refused(
+        &[
+            "run",
+            "--fault",
+            "at 1s: slow node1/npu0/die1/ub4 x0.5",
+            "--fault",
+            "at 2s: slow node1/npu0/** x0.3",
+        ],
+        &["contradicts", "node1/npu0/die1/ub4"],
+    );
+    let dir = tempdir().unwrap();
+    let plan = file(&dir, "p.toml", "[[fault]]\nat = \"1s\"\nwhat = \"crash\"\n");
+    refused(&["run", "--faults", &plan], &["p.toml:1", "where"]);
+    let plan = file(&dir, "p.toml", "\nlines = [\"at 1s: crush node1\"]\n");
+    refused(
+        &["fault", "check", &plan],
+        &["p.toml:2", "did you mean crash?"],
+    );
+    refused(&["run", "--faults", "none.toml"], &["fault plan none.toml"]);
+    refused(&["run", "--faults", "random:sede=1"], &["unknown key sede"]);
+}
