@@ -53,7 +53,6 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
             hbm_gb_per_s: d.hbm_gb_per_s,
             hbm_gb: d.hbm_gb,
         },
-        weight_bytes: serving.precision.weights.bytes(),
         int8: serving.precision.weights == Number::Int8,
         cal: cal.clone(),
     };
@@ -108,7 +107,13 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
     let phase_lookahead_ps =
         ps_from_us(phase_startup_us).max(1) + paths.npu_npu_write.between.latency_ps;
     Ok(Shared {
-        decode_times: DecodeTimes::new(roof.clone(), model, serving.precision.kv),
+        decode_times: DecodeTimes::new(
+            roof.clone(),
+            model,
+            serving.precision.kv,
+            layout.decode.first().map_or(1, |g| g.ranks()),
+            machine.spec.ub.npu_npu_write.intra_gb_per_s,
+        ),
         prefill_times: layout
             .prefill
             .first()
@@ -175,11 +180,10 @@ fn free_hbm_bytes(
         * f64::from(experts_per_die)
         * f64::from(model.moe_layers() + model.mtp_layers)
         * w);
-    let head = gb(2.0
-        * f64::from(model.hidden)
-        * f64::from(model.vocab)
-        * cal.head.bytes_per_weight
-        / f64::from(cal.head.tensor_parallel_dies));
+    let head = gb(
+        2.0 * f64::from(model.hidden) * f64::from(model.vocab) * Number::Bf16.bytes()
+            / f64::from(cal.head.tensor_parallel_dies),
+    );
     let workspace = hbm_gb * cal.memory.workspace_share;
     let sum = attention + dense + experts + head + workspace;
     if sum >= hbm_gb {

@@ -67,105 +67,159 @@ macro_rules! tables {
 table!(
     Gemm,
     GemmSet {
+        /// Share of INT8 peak that a large product reaches.
         int8_efficiency: f64,
+        /// Share of BF16 peak that a large product reaches.
         bf16_efficiency: f64,
-        weight_stream_efficiency: f64
+        /// Share of HBM bandwidth at which weights and activations stream.
+        stream_efficiency: f64,
+        /// Most rows in one tile of a product.
+        tile_rows: f64,
+        /// Rows that a cube unit takes at once: tiles are padded to multiples of it.
+        unit_rows: f64,
     }
 );
 table!(
     Mla,
     MlaSet {
+        /// Share of BF16 peak that decode attention reaches when bound by operations.
         compute_efficiency: f64,
+        /// Share of HBM bandwidth that it reaches when bound by KV reads.
         memory_efficiency: f64,
-        prefill_compute_efficiency: f64
+        /// Share of BF16 peak that prefill attention reaches.
+        prefill_compute_efficiency: f64,
     }
 );
 table!(
     Vector,
     VectorSet {
-        memory_efficiency: f64
+        /// Share of HBM bandwidth that element-wise kernels reach on all vector cores.
+        memory_efficiency: f64,
     }
 );
 table!(
     Overhead,
     OverheadSet {
+        /// Time of one operator beside its work.
         operator_us: f64,
-        sampling_passes: f64,
-        host_gap_us: f64
+        /// Time between steps in which the host launches the next one.
+        host_gap_us: f64,
     }
 );
 table!(
     Layer,
     LayerSet {
+        /// Operators of one decode layer's attention.
         attention_operators: f64,
+        /// Passes of its vector operators over the hidden states.
+        attention_vector_passes: f64,
+        /// Operators of the router.
         gate_operators: f64,
+        /// Operators of the experts.
         mlp_operators: f64,
+        /// Operators of a dense MLP.
         dense_mlp_operators: f64,
-        prefill_operators: f64,
+        /// Operators of prefill attention before the gather.
+        prefill_latents_operators: f64,
+        /// Operators of prefill attention between gather and exchange.
+        prefill_heads_operators: f64,
+        /// Operators of prefill attention after the exchange, router included.
+        prefill_output_operators: f64,
     }
 );
 table!(
     Streams,
     StreamsSet {
+        /// Cube cores of the attention stream while two microbatches run.
         attention_aic: f64,
+        /// Vector cores of the attention stream.
         attention_aiv: f64,
+        /// Cube cores of the MoE stream.
         moe_aic: f64,
-        moe_aiv: f64
+        /// Vector cores of the MoE stream.
+        moe_aiv: f64,
+        /// Memory bandwidth that one cube core can pull, over its even share.
+        core_pull: f64,
     }
 );
 table!(
     Head,
     HeadSet {
+        /// Dies that the vocabulary head is sharded over in decode.
         tensor_parallel_dies: u32,
-        bytes_per_weight: f64
+        /// Operators of head and sampling.
+        operators: f64,
+        /// Operators before a speculative layer.
+        join_operators: f64,
+        /// Passes of sampling over the BF16 logits.
+        sampling_passes: f64,
     }
 );
 table!(
     Dispatch,
     DispatchSet {
+        /// Start of the fused operator and its first barrier.
         startup_us: f64,
+        /// Quantising one token and looking up its experts, on all vector cores.
         token_us: f64,
+        /// Issuing one remote write, on all vector cores.
         issue_ns: f64,
+        /// Sending and polling one rank's flag.
         flag_ns: f64,
+        /// Barrier of the vector cores before flags are sent.
         barrier_us: f64,
+        /// Reads and writes of each received token when it is moved to its expert's rows.
         assemble_passes: f64,
+        /// Turning counts into offsets.
         assemble_us: f64,
     }
 );
 table!(
     Combine,
     CombineSet {
+        /// Start of the fused operator.
         startup_us: f64,
+        /// Issuing one remote write, on all vector cores.
         issue_ns: f64,
+        /// Sending and polling one rank's flag.
         flag_ns: f64,
+        /// Barrier of the vector cores before flags are sent.
         barrier_us: f64,
+        /// Reads of each returned vector in the weighted sum.
         sum_passes: f64,
+        /// Turning counts into offsets.
         sum_us: f64,
     }
 );
 table!(
     Wire,
     WireSet {
+        /// Message of one token to one expert, INT8.
         dispatch_bytes_int8: u32,
+        /// Scale and padding in it.
         dispatch_scale_bytes: u32,
-        flag_bytes: u32,
+        /// A control message.
         control_bytes: u32,
     }
 );
 table!(
     PrefillOps,
     PrefillOpsSet {
+        /// Start of a collective over the instance.
         collective_startup_us: f64,
-        vector_passes: f64
+        /// Passes over a hidden state of one fused addition, norm and quantisation.
+        norm_passes: f64,
+        /// Passes of bringing values into the order of the next stage.
+        relayout_passes: f64,
     }
 );
 table!(
     Memory,
     MemorySet {
-        workspace_share: f64
+        /// Share of HBM for activations, communication windows and the runtime.
+        workspace_share: f64,
     }
 );
-
 tables! {
     gemm: Gemm / GemmSet,
     mla: Mla / MlaSet,
@@ -209,10 +263,7 @@ impl Calibration {
         for (key, v) in [
             ("gemm.int8_efficiency", self.gemm.int8_efficiency),
             ("gemm.bf16_efficiency", self.gemm.bf16_efficiency),
-            (
-                "gemm.weight_stream_efficiency",
-                self.gemm.weight_stream_efficiency,
-            ),
+            ("gemm.stream_efficiency", self.gemm.stream_efficiency),
             ("mla.compute_efficiency", self.mla.compute_efficiency),
             ("mla.memory_efficiency", self.mla.memory_efficiency),
             (
@@ -232,6 +283,9 @@ impl Calibration {
             ("streams.attention_aiv", self.streams.attention_aiv),
             ("streams.moe_aic", self.streams.moe_aic),
             ("streams.moe_aiv", self.streams.moe_aiv),
+            ("streams.core_pull", self.streams.core_pull),
+            ("gemm.tile_rows", self.gemm.tile_rows),
+            ("gemm.unit_rows", self.gemm.unit_rows),
             (
                 "head.tensor_parallel_dies",
                 f64::from(self.head.tensor_parallel_dies),

@@ -16,6 +16,17 @@ pub struct MicrobatchLoad {
     pub context_sum: u64,
 }
 
+impl MicrobatchLoad {
+    /// The same requests with one token each: what a draft layer computes after its first pass, and what every
+    /// draft's head does.
+    pub fn one_token_each(self) -> Self {
+        Self {
+            tokens: self.requests,
+            ..self
+        }
+    }
+}
+
 impl std::ops::Add for MicrobatchLoad {
     type Output = Self;
 
@@ -28,6 +39,25 @@ impl std::ops::Add for MicrobatchLoad {
     }
 }
 
+/// Time of the parts of one layer's attention.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct AttentionParts {
+    /// Hidden state to queries in latent space and the new latent KV.
+    pub prolog_s: f64,
+    /// Attention over the latent cache.
+    pub core_s: f64,
+    /// Attended latents to values, and output projection.
+    pub output_s: f64,
+    /// Norms, quantisation and residuals on the vector cores, and the overhead of each operator.
+    pub rest_s: f64,
+}
+
+impl AttentionParts {
+    pub fn sum_s(&self) -> f64 {
+        self.prolog_s + self.core_s + self.output_s + self.rest_s
+    }
+}
+
 /// Decode times, for one model on one die with one precision.
 #[derive(Clone, Debug)]
 pub struct DecodeTimes {
@@ -37,18 +67,30 @@ pub struct DecodeTimes {
     /// Shares of the two streams while microbatches run.
     pub attention_share: Share,
     pub moe_share: Share,
+    /// Dies that the vocabulary head is sharded over.
+    head_dies: f64,
+    /// Rate at which they exchange hidden states and logits.
+    wire_bytes_per_s: f64,
 }
 
 impl DecodeTimes {
-    pub fn new(roof: Roofline, model: &ModelSpec, kv: Number) -> Self {
+    /// `ranks`: dies of the instance; `wire_gb_per_s`: what a die writes to another of its node.
+    pub fn new(
+        roof: Roofline,
+        model: &ModelSpec,
+        kv: Number,
+        ranks: u32,
+        wire_gb_per_s: f64,
+    ) -> Self {
         let s = &roof.cal.streams;
-        let attention_share = Share::cores(s.attention_aic, s.attention_aiv, &roof.peaks);
-        let moe_share = Share::cores(s.moe_aic, s.moe_aiv, &roof.peaks);
+        let share = |aic, aiv| Share::cores(aic, aiv, s.core_pull, &roof.peaks);
         Self {
             model: model.clone(),
             kv_bytes_per_token_layer: model.kv_values_per_token_layer() * kv.bytes(),
-            attention_share,
-            moe_share,
+            attention_share: share(s.attention_aic, s.attention_aiv),
+            moe_share: share(s.moe_aic, s.moe_aiv),
+            head_dies: f64::from(roof.cal.head.tensor_parallel_dies.clamp(1, ranks.max(1))),
+            wire_bytes_per_s: wire_gb_per_s * 1e9,
             roof,
         }
     }
@@ -61,33 +103,46 @@ impl DecodeTimes {
         }
     }
 
-    /// Attention of one layer: projections from hidden to latents and heads, attention over the
-    /// latent cache, value up-projection and output projection.
-    pub fn attention_ps(&self, load: MicrobatchLoad, share: Share) -> Ps {
+    /// Attention of one layer, part by part.
+    pub fn attention_parts(&self, load: MicrobatchLoad, share: Share) -> AttentionParts {
         if load.tokens == 0 {
-            return 0;
+            return AttentionParts::default();
         }
-        let m = &self.model;
-        let t = f64::from(load.tokens);
-        let prolog = self.roof.gemm_s(t, m.attention_in_params(), share)
-            + self.roof.gemm_bf16_s(t, m.key_absorb_params(), share);
-        let tokens_per_request = t / f64::from(load.requests.max(1));
-        let flops = 2.0
-            * f64::from(m.heads)
-            * load.context_sum as f64
-            * tokens_per_request
-            * f64::from(2 * m.kv_lora_rank + m.qk_rope_head_dim);
-        let core = self.roof.attention_s(
-            flops,
-            load.context_sum as f64 * self.kv_bytes_per_token_layer,
+        let (m, r) = (&self.model, &self.roof);
+        let f = f64::from;
+        let t = f(load.tokens);
+        let heads = f(m.heads);
+        let q_head = f(m.qk_nope_head_dim + m.qk_rope_head_dim);
+        let (hidden, latent) = (f(m.hidden), f(m.kv_lora_rank));
+        let prolog_s = r.gemm_s(
+            t,
+            hidden,
+            f(m.q_lora_rank + m.kv_lora_rank + m.qk_rope_head_dim),
             share,
-        );
-        let output = self.roof.gemm_bf16_s(t, m.value_absorb_params(), share)
-            + self.roof.gemm_s(t, m.attention_out_params(), share);
-        ps_from_s(prolog + core + output)
-            + self
-                .roof
-                .overhead_ps(self.roof.cal.layer.attention_operators)
+        ) + r.gemm_s(t, f(m.q_lora_rank), heads * q_head, share)
+            + r.gemm_bf16_s(t, f(m.qk_nope_head_dim), latent, heads, share);
+        let flops = 2.0
+            * heads
+            * load.context_sum as f64
+            * (t / f(load.requests.max(1)))
+            * f(2 * m.kv_lora_rank + m.qk_rope_head_dim);
+        let queries = t * heads * f(2 * m.kv_lora_rank + m.qk_rope_head_dim) * 2.0;
+        let kv = load.context_sum as f64 * self.kv_bytes_per_token_layer;
+        let core_s = r.attention_s(flops, kv + queries, share);
+        let output_s = r.gemm_bf16_s(t, latent, f(m.v_head_dim), heads, share)
+            + r.gemm_s(t, heads * f(m.v_head_dim), hidden, share);
+        let vector_bytes = t * hidden * 2.0 * r.cal.layer.attention_vector_passes;
+        let overhead_s = r.cal.layer.attention_operators * r.cal.overhead.operator_us * 1e-6;
+        AttentionParts {
+            prolog_s,
+            core_s,
+            output_s,
+            rest_s: r.vector_s(vector_bytes, share) + overhead_s,
+        }
+    }
+
+    pub fn attention_ps(&self, load: MicrobatchLoad, share: Share) -> Ps {
+        ps_from_s(self.attention_parts(load, share).sum_s())
     }
 
     /// Router of one MoE layer.
@@ -95,24 +150,33 @@ impl DecodeTimes {
         if tokens == 0 {
             return 0;
         }
-        let params = f64::from(self.model.hidden) * f64::from(self.model.routed_experts);
-        ps_from_s(self.roof.gemm_bf16_s(f64::from(tokens), params, share))
-            + self.roof.overhead_ps(self.roof.cal.layer.gate_operators)
+        let (hidden, experts) = (
+            f64::from(self.model.hidden),
+            f64::from(self.model.routed_experts),
+        );
+        ps_from_s(
+            self.roof
+                .gemm_bf16_s(f64::from(tokens), hidden, experts, 1.0, share),
+        ) + self.roof.overhead_ps(self.roof.cal.layer.gate_operators)
     }
 
     /// Experts of one die on the tokens that arrived, by expert slot.
     pub fn experts_ps(&self, tokens_per_slot: &[u32], share: Share) -> Ps {
-        let params = self.model.expert_params();
+        let (hidden, inner) = (
+            f64::from(self.model.hidden),
+            f64::from(self.model.moe_intermediate),
+        );
         let (mut time_s, mut tokens) = (0.0, 0u32);
         for &n in tokens_per_slot.iter().filter(|&&n| n > 0) {
-            time_s += self.roof.gemm_s(f64::from(n), params, share);
+            time_s += self.roof.gemm_s(f64::from(n), hidden, 2.0 * inner, share)
+                + self.roof.gemm_s(f64::from(n), inner, hidden, share);
             tokens += n;
         }
         if tokens == 0 {
             return 0;
         }
         // SwiGLU and quantisation: read gate and up in BF16, write one INT8 value.
-        let swiglu_bytes = f64::from(tokens) * f64::from(self.model.moe_intermediate) * 5.0;
+        let swiglu_bytes = f64::from(tokens) * inner * 5.0;
         ps_from_s(time_s + self.roof.vector_s(swiglu_bytes, share))
             + self.roof.overhead_ps(self.roof.cal.layer.mlp_operators)
     }
@@ -122,31 +186,38 @@ impl DecodeTimes {
         if load.tokens == 0 {
             return 0;
         }
-        let mlp = ps_from_s(self.roof.gemm_s(
-            f64::from(load.tokens),
-            self.model.dense_mlp_params(),
-            Share::WHOLE,
-        )) + self
-            .roof
-            .overhead_ps(self.roof.cal.layer.dense_mlp_operators);
+        let t = f64::from(load.tokens);
+        let (hidden, inner) = (
+            f64::from(self.model.hidden),
+            f64::from(self.model.dense_intermediate),
+        );
+        let mlp_s = self.roof.gemm_s(t, hidden, 2.0 * inner, Share::WHOLE)
+            + self.roof.gemm_s(t, inner, hidden, Share::WHOLE)
+            + self.roof.vector_s(t * inner * 5.0, Share::WHOLE);
+        let mlp = ps_from_s(mlp_s)
+            + self
+                .roof
+                .overhead_ps(self.roof.cal.layer.dense_mlp_operators);
         Ps::from(self.model.dense_layers) * (self.attention_ps(load, Share::WHOLE) + mlp)
     }
 
-    /// Vocabulary head (sharded over a few dies that gather each other's tokens) and sampling.
+    /// Vocabulary head and sampling. The head is sharded over the dies of a node: they gather each other's hidden
+    /// states, and send logits back to where the tokens are.
     pub fn head_ps(&self, tokens: u32) -> Ps {
         if tokens == 0 {
             return 0;
         }
-        let tp = f64::from(self.roof.cal.head.tensor_parallel_dies.max(1));
-        let params = f64::from(self.model.hidden) * f64::from(self.model.vocab) / tp;
+        let tp = self.head_dies;
+        let t = f64::from(tokens);
+        let (hidden, vocab) = (f64::from(self.model.hidden), f64::from(self.model.vocab));
         let gemm = self
             .roof
-            .gemm_bf16_s(f64::from(tokens) * tp, params, Share::WHOLE);
-        let logits = f64::from(tokens)
-            * f64::from(self.model.vocab)
-            * 4.0
-            * self.roof.cal.overhead.sampling_passes;
-        ps_from_s(gemm + self.roof.vector_s(logits, Share::WHOLE)) + self.roof.overhead_ps(3.0)
+            .gemm_bf16_s(t * tp, hidden, vocab / tp, 1.0, Share::WHOLE);
+        let wire_bytes = t * (tp - 1.0) * (hidden + vocab / tp) * 2.0;
+        let logits = t * vocab * 2.0 * self.roof.cal.head.sampling_passes;
+        ps_from_s(
+            gemm + wire_bytes / self.wire_bytes_per_s + self.roof.vector_s(logits, Share::WHOLE),
+        ) + self.roof.overhead_ps(self.roof.cal.head.operators)
     }
 
     /// Projection that joins hidden state and embedding before a multi-token-prediction layer.
@@ -154,9 +225,11 @@ impl DecodeTimes {
         if tokens == 0 {
             return 0;
         }
-        let params = 2.0 * f64::from(self.model.hidden) * f64::from(self.model.hidden);
-        ps_from_s(self.roof.gemm_s(f64::from(tokens), params, Share::WHOLE))
-            + self.roof.overhead_ps(2.0)
+        let hidden = f64::from(self.model.hidden);
+        ps_from_s(
+            self.roof
+                .gemm_s(f64::from(tokens), 2.0 * hidden, hidden, Share::WHOLE),
+        ) + self.roof.overhead_ps(self.roof.cal.head.join_operators)
     }
 
     pub fn host_gap_ps(&self) -> Ps {

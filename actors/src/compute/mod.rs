@@ -7,6 +7,6 @@ mod prefill;
 mod roofline;
 
 pub use calibration::{Calibration, Operators};
-pub use decode::{DecodeTimes, MicrobatchLoad};
+pub use decode::{AttentionParts, DecodeTimes, MicrobatchLoad};
 pub use prefill::{PrefillLoad, PrefillTimes};
-pub use roofline::{DiePeaks, Roofline, Share};
+pub use roofline::{DiePeaks, Product, Roofline, Share};

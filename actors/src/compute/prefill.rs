@@ -2,7 +2,7 @@
 
 use crate::config::Number;
 use crate::model::ModelSpec;
-use crate::time::{Ps, ps_from_s};
+use crate::time::{Ps, ps_from_s, ps_from_us};
 
 use super::{Roofline, Share};
 
@@ -51,75 +51,117 @@ impl PrefillTimes {
         tokens as f64 / f64::from(self.ranks)
     }
 
+    fn seconds(&self, gemm_s: f64, vector_bytes: f64, operators: f64) -> Ps {
+        ps_from_s(gemm_s + self.roof.vector_s(vector_bytes, Share::WHOLE))
+            + self.roof.overhead_ps(operators)
+    }
+
+    /// Bytes of one fused addition, norm and quantisation of `tokens` hidden states.
+    fn norm_bytes(&self, tokens: f64) -> f64 {
+        tokens * f64::from(self.model.hidden) * 2.0 * self.roof.cal.prefill.norm_passes
+    }
+
+    /// Bytes of reading and writing `values` BF16 values of each of `tokens` tokens once.
+    fn relayout_bytes(&self, tokens: f64, values: f64) -> f64 {
+        tokens * values * 2.0 * self.roof.cal.prefill.relayout_passes
+    }
+
+    fn latent_values(&self) -> f64 {
+        let m = &self.model;
+        f64::from(m.q_lora_rank + m.kv_lora_rank + m.qk_rope_head_dim)
+    }
+
     /// Stage 1, sequence-parallel: hidden to query and KV latents, on this die's share of the tokens.
     pub fn latents_ps(&self, load: PrefillLoad) -> Ps {
-        let m = &self.model;
-        let params =
-            f64::from(m.hidden) * f64::from(m.q_lora_rank + m.kv_lora_rank + m.qk_rope_head_dim);
-        ps_from_s(
-            self.roof
-                .gemm_s(self.per_rank(load.tokens), params, Share::WHOLE),
-        )
+        let t = self.per_rank(load.tokens);
+        let hidden = f64::from(self.model.hidden);
+        let gemm = self
+            .roof
+            .gemm_s(t, hidden, self.latent_values(), Share::WHOLE);
+        let bytes = self.norm_bytes(t) + self.relayout_bytes(t, self.latent_values());
+        self.seconds(gemm, bytes, self.roof.cal.layer.prefill_latents_operators)
     }
 
     /// Stage 2, tensor-parallel: this die's heads over all tokens of the microbatch: query up-projection,
     /// key and value up-projection (of old context too), causal attention.
     pub fn heads_ps(&self, load: PrefillLoad) -> Ps {
         let m = &self.model;
-        let heads = f64::from(m.heads) / f64::from(self.ranks);
-        let q_head = f64::from(m.qk_nope_head_dim + m.qk_rope_head_dim);
-        let q_params = f64::from(m.q_lora_rank) * heads * q_head;
-        let kv_params =
-            f64::from(m.kv_lora_rank) * heads * f64::from(m.qk_nope_head_dim + m.v_head_dim);
+        let f = f64::from;
+        let heads = f(m.heads) / f(self.ranks);
+        let q_head = f(m.qk_nope_head_dim + m.qk_rope_head_dim);
+        let kv_head = f(m.qk_nope_head_dim + m.v_head_dim);
         let tokens = load.tokens as f64;
-        let up = self.roof.gemm_s(tokens, q_params, Share::WHOLE)
+        let all = tokens + load.context_tokens as f64;
+        let up = self
+            .roof
+            .gemm_s(tokens, f(m.q_lora_rank), heads * q_head, Share::WHOLE)
             + self
                 .roof
-                .gemm_s(tokens + load.context_tokens as f64, kv_params, Share::WHOLE);
-        let flops = 2.0 * heads * (q_head + f64::from(m.v_head_dim)) * load.attended_sum;
-        let core = flops
-            / (self.roof.peaks.bf16_tflops * 1e12 * self.roof.cal.mla.prefill_compute_efficiency);
-        ps_from_s(up + core)
+                .gemm_s(all, f(m.kv_lora_rank), heads * kv_head, Share::WHOLE);
+        let flops = 2.0 * heads * (q_head + f(m.v_head_dim)) * load.attended_sum;
+        let bytes =
+            self.relayout_bytes(tokens, heads * q_head) + self.relayout_bytes(all, heads * kv_head);
+        self.seconds(
+            up + self.roof.prefill_attention_s(flops),
+            bytes,
+            self.roof.cal.layer.prefill_heads_operators,
+        )
     }
 
-    /// Stage 3, sequence-parallel: output projection on this die's share of the tokens.
+    /// Stage 3, sequence-parallel: output projection on this die's share of the tokens; then the norm before the
+    /// MLP, and the router.
     pub fn output_ps(&self, load: PrefillLoad) -> Ps {
-        ps_from_s(self.roof.gemm_s(
-            self.per_rank(load.tokens),
-            self.model.attention_out_params(),
-            Share::WHOLE,
-        ))
+        let m = &self.model;
+        let f = f64::from;
+        let t = self.per_rank(load.tokens);
+        let attended = f(m.heads) * f(m.v_head_dim);
+        let gemm = self.roof.gemm_s(t, attended, f(m.hidden), Share::WHOLE)
+            + self
+                .roof
+                .gemm_bf16_s(t, f(m.hidden), f(m.routed_experts), 1.0, Share::WHOLE);
+        let bytes = self.relayout_bytes(t, attended) + self.norm_bytes(t);
+        self.seconds(gemm, bytes, self.roof.cal.layer.prefill_output_operators)
     }
 
-    /// Element-wise work of one layer on the vector cores, and the overheads of its kernels.
-    pub fn vector_ps(&self, load: PrefillLoad) -> Ps {
-        let bytes = self.per_rank(load.tokens) * f64::from(self.model.hidden) * 2.0;
-        ps_from_s(
-            self.roof
-                .vector_s(bytes * self.roof.cal.prefill.vector_passes, Share::WHOLE),
-        ) + self.roof.overhead_ps(self.roof.cal.layer.prefill_operators)
+    fn mlp_s(&self, tokens: f64, inner: f64) -> f64 {
+        let hidden = f64::from(self.model.hidden);
+        self.roof.gemm_s(tokens, hidden, 2.0 * inner, Share::WHOLE)
+            + self.roof.gemm_s(tokens, inner, hidden, Share::WHOLE)
+            + self.roof.vector_s(tokens * inner * 5.0, Share::WHOLE)
     }
 
     /// Experts of one die on the tokens that arrived, by expert slot.
     pub fn experts_ps(&self, tokens_per_slot: &[u32]) -> Ps {
-        let params = self.model.expert_params();
+        let inner = f64::from(self.model.moe_intermediate);
         let time_s: f64 = tokens_per_slot
             .iter()
             .filter(|&&n| n > 0)
-            .map(|&n| self.roof.gemm_s(f64::from(n), params, Share::WHOLE))
+            .map(|&n| self.mlp_s(f64::from(n), inner))
             .sum();
-        let tokens: f64 = tokens_per_slot.iter().map(|&n| f64::from(n)).sum();
-        let swiglu_bytes = tokens * f64::from(self.model.moe_intermediate) * 5.0;
-        ps_from_s(time_s + self.roof.vector_s(swiglu_bytes, Share::WHOLE))
+        if time_s == 0.0 {
+            return 0;
+        }
+        ps_from_s(time_s) + self.roof.overhead_ps(self.roof.cal.layer.mlp_operators)
     }
 
     /// Dense MLP of one layer on this die's share of the tokens.
     pub fn dense_mlp_ps(&self, load: PrefillLoad) -> Ps {
-        ps_from_s(self.roof.gemm_s(
-            self.per_rank(load.tokens),
-            self.model.dense_mlp_params(),
-            Share::WHOLE,
-        ))
+        let inner = f64::from(self.model.dense_intermediate);
+        ps_from_s(self.mlp_s(self.per_rank(load.tokens), inner))
+            + self
+                .roof
+                .overhead_ps(self.roof.cal.layer.dense_mlp_operators)
+    }
+
+    /// Quantising `tokens` tokens and laying a copy for each of `copies` experts out for the wire.
+    pub fn dispatch_ps(&self, tokens: u32, copies: u32, message_bytes: u32) -> Ps {
+        let per_token =
+            f64::from(self.model.hidden) * 2.0 + f64::from(copies) * f64::from(message_bytes);
+        ps_from_us(self.roof.cal.dispatch.startup_us)
+            + ps_from_s(
+                self.roof
+                    .vector_s(f64::from(tokens) * per_token, Share::WHOLE),
+            )
     }
 
     /// First tokens: vocabulary head and sampling for the prompts that end here.
@@ -127,20 +169,22 @@ impl PrefillTimes {
         if finishing == 0 {
             return 0;
         }
-        let params =
-            f64::from(self.model.hidden) * f64::from(self.model.vocab) / f64::from(self.ranks);
-        ps_from_s(
-            self.roof
-                .gemm_bf16_s(f64::from(finishing), params, Share::WHOLE),
-        ) + self.roof.overhead_ps(3.0)
+        let (hidden, vocab) = (f64::from(self.model.hidden), f64::from(self.model.vocab));
+        ps_from_s(self.roof.gemm_bf16_s(
+            f64::from(finishing),
+            hidden,
+            vocab / f64::from(self.ranks),
+            1.0,
+            Share::WHOLE,
+        )) + self.roof.overhead_ps(self.roof.cal.head.operators)
     }
 
     /// Bytes one die sends to each other die in the all-gather before stage 2: query and KV latents in BF16
-    /// (KV in its own precision) of its share of the tokens.
+    /// (KV in its own precision) of its share of the tokens, and the KV of its share of old context.
     pub fn gather_bytes(&self, load: PrefillLoad) -> u64 {
-        let per_token = f64::from(self.model.q_lora_rank) * 2.0
-            + self.model.kv_values_per_token_layer() * self.kv.bytes();
-        (self.per_rank(load.tokens) * per_token) as u64
+        let kv = self.model.kv_values_per_token_layer() * self.kv.bytes();
+        let per_token = f64::from(self.model.q_lora_rank) * 2.0 + kv;
+        (self.per_rank(load.tokens) * per_token + self.per_rank(load.context_tokens) * kv) as u64
     }
 
     /// Bytes one die sends to each other die in the all-to-all after stage 2: its heads' outputs in BF16,

@@ -612,12 +612,24 @@ impl DecodeRank {
             (s.next_moe.0 + 1, 0)
         };
         if s.parts.iter().all(|p| p.at == At::Done) {
-            // Head and sampling over the whole batch, on the whole die.
-            let tokens = s.parts.iter().map(|p| p.load.tokens).sum();
+            // Head and sampling over the whole batch, on the whole die: of all tokens to verify them, of one for
+            // each request to draft the next.
             let times = times(&self.slowed, env.shared);
-            let mut ps = times.head_ps(tokens);
+            let drafts = env.shared.serving.decode.mtp_tokens - s.segments_left;
+            let whole = s
+                .parts
+                .iter()
+                .fold(MicrobatchLoad::default(), |a, p| a + p.load);
+            let of = |drafts: u32| {
+                if drafts == 0 {
+                    whole.tokens
+                } else {
+                    whole.requests
+                }
+            };
+            let mut ps = times.head_ps(of(drafts));
             if s.segments_left > 0 {
-                ps += times.mtp_join_ps(tokens);
+                ps += times.mtp_join_ps(of(drafts));
             }
             let last = s.end_layer.saturating_sub(1);
             let place = s.place(moe_layer(last, env), 0, 1);
@@ -639,10 +651,17 @@ impl DecodeRank {
             self.step_end(env);
             return;
         }
+        let first_draft = s.segments_left == env.shared.serving.decode.mtp_tokens;
         s.segments_left -= 1;
         s.end_layer += 1;
         s.next_moe = (s.end_layer - 1, 0);
+        let share = s.attention_share.expect("a step is running");
         for p in &mut s.parts {
+            // The first draft takes what the model has verified; each further one, the draft before it.
+            if !first_draft {
+                p.load = p.load.one_token_each();
+                p.attention_ps = times(&self.slowed, env.shared).attention_ps(p.load, share);
+            }
             p.at = At::WaitAttention;
             p.layer = s.end_layer - 1;
         }

@@ -229,36 +229,55 @@ fn estimate_ps(c: &Condition, shared: &Shared) -> Ps {
     } else {
         (1, Share::WHOLE, Share::WHOLE)
     };
-    let part = load(parts);
     let whole = load(1);
     let copies = shared.model.top_k + shared.model.shared_experts;
-    let per_slot = (u64::from(c.requests * (1 + d.mtp_tokens)) * u64::from(copies))
-        .div_ceil(u64::from(parts) * u64::from(ranks)) as u32;
-    let wire = |bytes: u32| {
-        let units = u64::from(part.tokens) * u64::from(copies) * u64::from(bytes);
-        shared.paths.npu_npu_write.between.per_byte.ps(units)
+    let layer = |part: MicrobatchLoad| {
+        let all = u64::from(c.requests) * u64::from(part.tokens) * u64::from(copies);
+        let slots = u64::from(part.requests.max(1)) * u64::from(parts) * u64::from(ranks);
+        let per_rank = all.div_ceil(slots) as u32;
+        let wire = |bytes: u32| {
+            let units = u64::from(part.tokens) * u64::from(copies) * u64::from(bytes);
+            shared.paths.npu_npu_write.between.per_byte.ps(units)
+        };
+        let (disp, comb) = (&shared.cal.dispatch, &shared.cal.combine);
+        let moe = times.gate_ps(part.tokens, m_share)
+            + ps_from_us(disp.startup_us + comb.startup_us + disp.barrier_us + comb.barrier_us)
+            + ps_from_us(
+                disp.assemble_us
+                    + comb.sum_us
+                    + disp.token_us * f64::from(part.tokens) / m_share.vector,
+            )
+            + ps_from_us((disp.flag_ns + comb.flag_ns) * 1e-3 * f64::from(ranks))
+            + 2 * shared.paths.npu_npu_write.between.latency_ps
+            + wire(super::decode::dispatch_bytes(shared))
+            + wire(super::decode::combine_bytes(shared))
+            + times.experts_ps(&per_slot(per_rank, shared), m_share);
+        let attention = times.attention_ps(part, a_share);
+        if c.microbatch {
+            2 * attention.max(moe)
+        } else {
+            attention + moe
+        }
     };
-    let (disp, comb) = (&shared.cal.dispatch, &shared.cal.combine);
-    let moe = times.gate_ps(part.tokens, m_share)
-        + ps_from_us(disp.startup_us + comb.startup_us + disp.barrier_us + comb.barrier_us)
-        + ps_from_us(
-            disp.assemble_us
-                + comb.sum_us
-                + disp.token_us * f64::from(part.tokens) / m_share.vector,
-        )
-        + ps_from_us((disp.flag_ns + comb.flag_ns) * 1e-3 * f64::from(ranks))
-        + 2 * shared.paths.npu_npu_write.between.latency_ps
-        + wire(super::decode::dispatch_bytes(shared))
-        + wire(super::decode::combine_bytes(shared))
-        + times.experts_ps(&[per_slot], m_share);
-    let attention = times.attention_ps(part, a_share);
-    let layer = if c.microbatch {
-        2 * attention.max(moe)
-    } else {
-        attention + moe
-    };
-    let layers = Ps::from(shared.model.moe_layers() + d.mtp_tokens);
-    let heads = Ps::from(1 + d.mtp_tokens) * times.head_ps(whole.tokens)
-        + Ps::from(d.mtp_tokens) * times.mtp_join_ps(whole.tokens);
-    times.dense_layers_ps(whole) + layers * layer + heads
+    let part = load(parts);
+    let drafts = d.mtp_tokens;
+    let mut total = times.dense_layers_ps(whole)
+        + Ps::from(shared.model.moe_layers()) * layer(part)
+        + times.head_ps(whole.tokens);
+    if drafts > 0 {
+        let one = part.one_token_each();
+        total += layer(part) + times.mtp_join_ps(whole.tokens);
+        total += Ps::from(drafts - 1) * (layer(one) + times.mtp_join_ps(whole.requests));
+        total += Ps::from(drafts) * times.head_ps(whole.requests);
+    }
+    total
+}
+
+/// Tokens of a rank spread evenly over its expert slots.
+fn per_slot(tokens: u32, shared: &Shared) -> Vec<u32> {
+    let slots = shared
+        .decode_experts
+        .as_ref()
+        .map_or(1, |e| e.slots_per_rank);
+    vec![tokens.div_ceil(slots); slots as usize]
 }

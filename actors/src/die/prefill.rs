@@ -1,10 +1,14 @@
-//! A prefill rank: its share of each batch, layer by layer, over three engines (cube cores, vector cores, and
-//! the collectives on the wire), and the finished prompts it looks after until their KV is at a decode die.
+//! A prefill rank: its share of each batch, layer by layer, and the finished prompts it looks after until their
+//! KV is at a decode die.
 //!
 //! ```text
-//! layer = latents (SP) > gather > heads (TP) > scatter > output (SP) > dispatch > experts > combine
+//! layer          = latents (SP) > gather > heads (TP) > scatter > output (SP) > dispatch > experts > combine
+//! compute stream   [attention of 0: latents .. output] [attention of 1] [experts of 0] [experts of 1] [attention of 0] ..
+//! vector stream      quantise, assemble, sum                dispatch 0       dispatch 1     combine 0      combine 1
 //! ```
-//! Two microbatches run the same chain; each engine serves them as they come.
+//! The compute stream takes the two microbatches in the same order on all ranks. Attention holds it from first to
+//! last stage, collectives included, because each of its stages needs the one before; what microbatches hide is the
+//! dispatch and combine of the other one: their vector work, and their time on the wire. All share the die's lanes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,9 +42,35 @@ enum Stage {
     Output,
     Dense,
     Dispatch,
+    Assemble,
     Experts,
     Combine,
     Done,
+}
+
+/// What the compute stream takes next: attention, or the experts, of one microbatch in one layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Turn {
+    layer: u32,
+    experts: bool,
+    part: usize,
+}
+
+impl Turn {
+    fn next(self, parts: usize, dense_layers: u32) -> Self {
+        if self.part + 1 < parts {
+            return Self {
+                part: self.part + 1,
+                ..self
+            };
+        }
+        let experts = !self.experts && self.layer >= dense_layers;
+        Self {
+            layer: self.layer + u32::from(!experts),
+            experts,
+            part: 0,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -48,11 +78,15 @@ struct Part {
     load: PrefillLoad,
     layer: u32,
     stage: Stage,
+    /// Has all that its stage needs but the compute stream.
+    ready: bool,
     since_ps: Ps,
     phase: u32,
     received: Vec<u16>,
     /// Who the collective before was waiting for, and until when.
     waited: (u64, u64),
+    /// Tokens for each of the rank's expert slots.
+    per_slot: Vec<u32>,
 }
 
 #[derive(Debug)]
@@ -61,6 +95,9 @@ struct Work {
     started_ps: Ps,
     finishing: u32,
     parts: Vec<Part>,
+    turn: Turn,
+    /// The compute stream is taken.
+    busy: bool,
 }
 
 impl Work {
@@ -83,7 +120,6 @@ pub struct PrefillRank {
     ranks: u32,
     slots: usize,
     work: Option<Work>,
-    cube_free_ps: Ps,
     vector_free_ps: Ps,
     /// Phase counters of the two channels, over all batches.
     phases: [u32; 2],
@@ -129,7 +165,6 @@ impl PrefillRank {
             ranks,
             slots,
             work: None,
-            cube_free_ps: 0,
             vector_free_ps: 0,
             phases: [0; 2],
             counts: Vec::new(),
@@ -215,34 +250,56 @@ impl PrefillRank {
             .map(|p| Part {
                 load: load_of(p, work.finishing),
                 since_ps: now,
+                ready: true,
                 received: received.clone(),
                 ..Part::default()
             })
             .collect::<Vec<_>>();
-        let n = parts.len();
-        self.cube_free_ps = self.cube_free_ps.max(now);
         self.vector_free_ps = self.vector_free_ps.max(now);
         self.work = Some(Work {
             batch: work.batch,
             started_ps: now,
             finishing: work.finishing,
             parts,
+            turn: Turn::default(),
+            busy: false,
         });
-        for i in 0..n {
-            self.begin(i, env);
-        }
+        self.take_turn(env);
     }
 
-    /// Cube cores, first come first served: when work that is ready now will be done.
-    fn on_cube(&mut self, ps: Ps, now: Ps) -> Ps {
-        self.cube_free_ps = self.cube_free_ps.max(now) + ps;
-        self.cube_free_ps
-    }
-
-    /// Vector cores, likewise.
+    /// Vector stream, first come first served: when work that is ready at `from` will be done.
     fn on_vector(&mut self, ps: Ps, from: Ps) -> Ps {
         self.vector_free_ps = self.vector_free_ps.max(from) + ps;
         self.vector_free_ps
+    }
+
+    /// Gives the compute stream to the microbatch whose turn it is, if both are ready.
+    fn take_turn(&mut self, env: &mut Env<'_, '_>) {
+        let now = env.now();
+        let work = self.work.as_mut().expect("a batch is running");
+        let Turn {
+            layer,
+            experts,
+            part: i,
+        } = work.turn;
+        let part = &mut work.parts[i];
+        let its_turn = part.layer == layer && (part.stage == Stage::Experts) == experts;
+        if work.busy || !part.ready || !its_turn {
+            return;
+        }
+        work.busy = true;
+        part.ready = false;
+        let since = part.since_ps;
+        let place = work.place(i);
+        env.stage(Op::WaitComputeStream, since, now, place, 0, 0);
+        self.begin(i, env);
+    }
+
+    /// The compute stream is free for the next in order.
+    fn end_turn(&mut self, dense_layers: u32) {
+        let work = self.work.as_mut().expect("a batch is running");
+        work.busy = false;
+        work.turn = work.turn.next(work.parts.len(), dense_layers);
     }
 
     /// Starts the stage that part `i` has come to.
@@ -253,37 +310,26 @@ impl PrefillRank {
         let work = self.work.as_mut().expect("a batch is running");
         let part = &mut work.parts[i];
         part.since_ps = now;
-        let (load, stage, layer) = (part.load, part.stage, part.layer);
-        let done = |env: &mut Env<'_, '_>, at: Ps| env.at(at, Msg::Computed { part: i as u8 });
-        match stage {
-            Stage::Latents => {
-                let cube = self.on_cube(times.latents_ps(load), now);
-                let at = self.on_vector(times.vector_ps(load) / 2, cube);
-                done(env, at);
+        let (load, layer) = (part.load, part.layer);
+        let ps = match part.stage {
+            Stage::Latents => times.latents_ps(load),
+            Stage::Heads => times.heads_ps(load),
+            Stage::Output => times.output_ps(load),
+            Stage::Dense => times.dense_mlp_ps(load),
+            Stage::Experts => times.experts_ps(&part.per_slot),
+            Stage::Gather => return self.collective(i, Op::Gather, times.gather_bytes(load), env),
+            Stage::Scatter => {
+                return self.collective(i, Op::Scatter, times.scatter_bytes(load), env);
             }
-            Stage::Heads => {
-                let at = self.on_cube(times.heads_ps(load), now);
-                done(env, at);
-            }
-            Stage::Output => {
-                let cube = self.on_cube(times.output_ps(load), now);
-                let at = self.on_vector(times.vector_ps(load) / 2, cube);
-                done(env, at);
-            }
-            Stage::Dense => {
-                let at = self.on_cube(times.dense_mlp_ps(load), now);
-                done(env, at);
-            }
-            Stage::Gather => self.collective(i, Op::Gather, times.gather_bytes(load), env),
-            Stage::Scatter => self.collective(i, Op::Scatter, times.scatter_bytes(load), env),
             Stage::Dispatch => {
                 let moe_layer = layer - env.shared.model.dense_layers;
-                self.dispatch(i, moe_layer, env);
+                return self.dispatch(i, moe_layer, env);
             }
-            Stage::Experts | Stage::Combine | Stage::Done => {
+            Stage::Assemble | Stage::Combine | Stage::Done => {
                 unreachable!("these stages are begun by what they wait for")
             }
-        }
+        };
+        env.at(now + ps, Msg::Computed { part: i as u8 });
     }
 
     fn next_phase(&mut self, i: usize) -> u32 {
@@ -336,26 +382,27 @@ impl PrefillRank {
         };
         self.choose_experts(moe_layer, tokens, env);
         let slowed = self.slowed.clone();
-        let cal = &times(&slowed, shared).roof.cal.dispatch;
-        let prepare = ps_from_us(cal.startup_us + cal.token_us * f64::from(tokens));
+        let times = times(&slowed, shared);
+        let cal = &times.roof.cal.dispatch;
+        let copies = shared.model.top_k + shared.model.shared_experts;
+        let prepare = times.dispatch_ps(tokens, copies, dispatch_bytes(shared));
         let phase = self.next_phase(i);
         let start_ps = self.on_vector(prepare, now);
-        let sent = env.send_phase(&PhaseOut {
+        // SDMA engines move the messages, not vector cores.
+        env.send_phase(&PhaseOut {
             board: self.group,
             channel: i as u8,
             phase,
             rank: self.rank,
             start_ps,
             unit_bytes: dispatch_bytes(shared),
-            issue_ps: (cal.issue_ns * 1e3) as Ps,
+            issue_ps: 0,
             flag_ps: (cal.flag_ns * 1e3) as Ps,
             barrier_ps: ps_from_us(cal.barrier_us),
             stage: Op::PrefillDispatch,
             place: self.place(i),
             units: Sent::BySlot(&self.by_slot),
         });
-        // The vector cores issue the writes.
-        self.vector_free_ps = self.vector_free_ps.max(sent);
     }
 
     fn choose_experts(&mut self, layer: u32, tokens: u32, env: &mut Env<'_, '_>) {
@@ -399,56 +446,61 @@ impl PrefillRank {
         }
     }
 
-    /// A timer of the cube or vector cores: part `i` has finished a stage.
+    /// A timer of the compute or vector stream: part `i` has finished a stage.
     pub fn computed(&mut self, i: u8, env: &mut Env<'_, '_>) {
-        let shared = env.shared;
+        let model = &env.shared.model;
+        let (layers, dense_layers) = (model.layers, model.dense_layers);
         let now = env.now();
         let work = self.work.as_mut().expect("a batch is running");
         let place = work.place(i as usize);
         let part = &mut work.parts[i as usize];
         let since = part.since_ps;
-        match part.stage {
-            Stage::Latents => {
-                env.stage(Op::Latents, since, now, place, 0, 0);
-                part.stage = Stage::Gather;
-            }
-            Stage::Heads => {
-                env.stage(Op::Heads, since, now, place, 0, 0);
-                part.stage = Stage::Scatter;
-            }
-            Stage::Output => {
-                env.stage(Op::Output, since, now, place, 0, 0);
-                part.stage = if part.layer < shared.model.dense_layers {
-                    Stage::Dense
-                } else {
-                    Stage::Dispatch
-                };
-            }
-            Stage::Experts => {
-                env.stage(Op::PrefillExperts, since, now, place, 0, 0);
-                part.stage = Stage::Combine;
-                part.since_ps = now;
-                return self.combine(i as usize, env);
-            }
-            Stage::Dense | Stage::Combine => {
-                let (op, waited) = if part.stage == Stage::Dense {
-                    (Op::DenseMlp, (0, 0))
-                } else {
-                    (Op::PrefillCombine, part.waited)
-                };
-                env.stage(op, since, now, place, waited.0, waited.1);
-                part.layer += 1;
-                part.stage = Stage::Latents;
-                if part.layer == shared.model.layers {
-                    part.stage = Stage::Done;
-                    return self.part_done(env);
-                }
-            }
+        let (op, next) = match part.stage {
+            Stage::Latents => (Op::Latents, Stage::Gather),
+            Stage::Heads => (Op::Heads, Stage::Scatter),
+            Stage::Output if part.layer < dense_layers => (Op::Output, Stage::Dense),
+            Stage::Output => (Op::Output, Stage::Dispatch),
+            Stage::Dense => (Op::DenseMlp, Stage::Latents),
+            Stage::Assemble => (Op::PrefillDispatch, Stage::Experts),
+            Stage::Experts => (Op::PrefillExperts, Stage::Combine),
+            Stage::Combine => (Op::PrefillCombine, Stage::Latents),
             Stage::Gather | Stage::Scatter | Stage::Dispatch | Stage::Done => {
-                unreachable!("no engine works on these")
+                unreachable!("no stream works on these")
+            }
+        };
+        let waited = if matches!(part.stage, Stage::Assemble | Stage::Combine) {
+            part.waited
+        } else {
+            (0, 0)
+        };
+        env.stage(op, since, now, place, waited.0, waited.1);
+        let ended = part.stage;
+        part.stage = next;
+        part.since_ps = now;
+        if next == Stage::Latents {
+            part.layer += 1;
+            if part.layer == layers {
+                part.stage = Stage::Done;
             }
         }
-        self.begin(i as usize, env);
+        part.ready = matches!(part.stage, Stage::Latents | Stage::Experts);
+        let stage = part.stage;
+        let turn_over = matches!(
+            (ended, next),
+            (Stage::Output, Stage::Dispatch) | (Stage::Dense | Stage::Experts, _)
+        );
+        if turn_over {
+            self.end_turn(dense_layers);
+        }
+        match stage {
+            Stage::Combine => self.combine(i as usize, env),
+            Stage::Gather | Stage::Scatter | Stage::Dense | Stage::Dispatch => {
+                self.begin(i as usize, env);
+            }
+            Stage::Done => return self.part_done(env),
+            _ => {}
+        }
+        self.take_turn(env);
     }
 
     fn part_done(&mut self, env: &mut Env<'_, '_>) {
@@ -471,14 +523,14 @@ impl PrefillRank {
         let phase = self.next_phase(i);
         let received =
             std::mem::take(&mut self.work.as_mut().expect("a batch is running").parts[i].received);
-        let sent = env.send_phase(&PhaseOut {
+        env.send_phase(&PhaseOut {
             board: self.group,
             channel: i as u8,
             phase,
             rank: self.rank,
             start_ps,
             unit_bytes: combine_bytes(shared),
-            issue_ps: (cal.issue_ns * 1e3) as Ps,
+            issue_ps: 0,
             flag_ps: (cal.flag_ns * 1e3) as Ps,
             barrier_ps: ps_from_us(cal.barrier_us),
             stage: Op::PrefillCombine,
@@ -486,7 +538,6 @@ impl PrefillRank {
             units: Sent::Returned(&received),
         });
         self.work.as_mut().expect("a batch is running").parts[i].received = received;
-        self.vector_free_ps = self.vector_free_ps.max(sent);
     }
 
     /// Everything of a collective is here.
@@ -537,14 +588,12 @@ impl PrefillRank {
                     + ps_from_s(times.roof.vector_s(bytes, Share::WHOLE));
                 env.tally.slot_load(&per_slot);
                 let assembled = self.on_vector(assemble, complete);
-                let op = Op::PrefillDispatch;
-                env.stage(op, since, assembled, place, waited.0, waited.1);
                 env.meter().expert_tokens += u64::from(units);
-                let at = self.on_cube(times.experts_ps(&per_slot), assembled);
                 let part = &mut self.work.as_mut().expect("a batch is running").parts[i];
-                part.stage = Stage::Experts;
-                part.since_ps = assembled;
-                env.at(at, Msg::Computed { part: channel });
+                part.stage = Stage::Assemble;
+                part.waited = waited;
+                part.per_slot = per_slot;
+                env.at(assembled, Msg::Computed { part: channel });
             }
             Stage::Combine => {
                 let cal = &times.roof.cal.combine;

@@ -530,10 +530,7 @@ fn estimate_ps(work: &BatchWork, shared: &Shared) -> Ps {
             .as_ref()
             .map_or(1, |e| e.slots_per_rank);
         let per_slot = vec![(per_rank * copies).div_ceil(u64::from(slots)) as u32; slots as usize];
-        let attention = times.latents_ps(load)
-            + times.heads_ps(load)
-            + times.output_ps(load)
-            + times.vector_ps(load);
+        let attention = times.latents_ps(load) + times.heads_ps(load) + times.output_ps(load);
         let wire = |bytes: u64| shared.paths.npu_npu_write.between.per_byte.ps(bytes);
         let gather =
             wire((times.gather_bytes(load) + times.scatter_bytes(load)) * u64::from(times.ranks));

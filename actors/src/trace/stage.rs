@@ -33,10 +33,11 @@ pub enum Stage {
     PrefillDispatch,
     PrefillExperts,
     PrefillCombine,
+    WaitComputeStream,
 }
 
 impl Stage {
-    pub const COUNT: usize = 17;
+    pub const COUNT: usize = 18;
     pub const ALL: [Self; Self::COUNT] = [
         Self::DenseLayers,
         Self::Attention,
@@ -55,6 +56,7 @@ impl Stage {
         Self::PrefillDispatch,
         Self::PrefillExperts,
         Self::PrefillCombine,
+        Self::WaitComputeStream,
     ];
 
     /// As reports call it.
@@ -74,6 +76,7 @@ impl Stage {
             Self::Scatter => "scatter",
             Self::Output => "output",
             Self::DenseMlp => "dense_mlp",
+            Self::WaitComputeStream => "wait_compute_stream",
         }
     }
 
@@ -84,7 +87,7 @@ impl Stage {
 
     pub fn class(self) -> Class {
         match self {
-            Self::WaitMoeStream => Class::Queue,
+            Self::WaitMoeStream | Self::WaitComputeStream => Class::Queue,
             Self::Dispatch
             | Self::Combine
             | Self::Gather
