@@ -28,13 +28,10 @@ impl<const SUB: u32> Hist<SUB> {
     #[inline]
     fn bucket(ps: Ps) -> usize {
         let v = ps >> Self::UNIT_SHIFT;
-        let top = 63 - (v | 1).leading_zeros();
-        if top < SUB {
-            v as usize
-        } else {
-            let shift = top - SUB;
-            (((shift + 1) << SUB) as u64 + ((v >> shift) - (1 << SUB))) as usize
-        }
+        let top = 63 - (v | (1 << SUB)).leading_zeros();
+        // 0 up to the first power of two past the linear buckets.
+        let shift = top - SUB;
+        ((u64::from(shift) << SUB) + (v >> shift)) as usize
     }
 
     /// Middle of a bucket.
@@ -67,29 +64,47 @@ impl<const SUB: u32> Hist<SUB> {
         self.max_ps = self.max_ps.max(ps);
     }
 
-    /// Records many durations in one go.
+    /// Records many durations, each below 2^48 ps (281 s), in one go: two sets of buckets in turn, so that an increment
+    /// need not wait for the one before it.
     pub fn record_all(&mut self, all_ps: &[Ps]) {
-        let Some(max_ps) = all_ps.iter().copied().max() else {
-            return;
-        };
-        let top = Self::bucket(max_ps);
-        if top >= self.counts.len() {
-            self.counts.resize(top + 1, 0);
-        }
-        let counts = &mut self.counts[..=top];
+        const BUCKETS: usize = 1024;
+        let mut most = 0;
         let mut sum_ps = 0u128;
         for part in all_ps.chunks(1 << 16) {
-            // Durations are below 2^48, a chunk's sum below 2^64.
-            debug_assert!(max_ps < 1 << 48);
-            sum_ps += u128::from(part.iter().sum::<Ps>());
+            let mut sum = 0u64;
+            for &ps in part {
+                most = most.max(ps);
+                sum += ps;
+            }
+            sum_ps += u128::from(sum);
         }
-        for &ps in all_ps {
-            let count = &mut counts[Self::bucket(ps)];
-            *count = count.saturating_add(1);
+        let used = Self::bucket(most) + 1;
+        if used > BUCKETS || most >> 48 != 0 || all_ps.is_empty() {
+            all_ps.iter().for_each(|&ps| self.record(ps));
+            return;
+        }
+        if used > self.counts.len() {
+            self.counts.resize(used, 0);
+        }
+        let mut turns = [[0u32; BUCKETS]; 2];
+        for t in &mut turns {
+            t[..used].fill(0);
+        }
+        let pairs = all_ps.chunks_exact(2);
+        for &ps in pairs.remainder() {
+            turns[0][Self::bucket(ps) % BUCKETS] += 1;
+        }
+        for pair in pairs {
+            turns[0][Self::bucket(pair[0]) % BUCKETS] += 1;
+            turns[1][Self::bucket(pair[1]) % BUCKETS] += 1;
+        }
+        let [even, odd] = &turns;
+        for ((count, a), b) in self.counts[..used].iter_mut().zip(even).zip(odd) {
+            *count = count.saturating_add(a + b);
         }
         self.count += all_ps.len() as u64;
         self.sum_ps += sum_ps;
-        self.max_ps = self.max_ps.max(max_ps);
+        self.max_ps = self.max_ps.max(most);
     }
 
     pub fn merge(&mut self, other: &Self) {

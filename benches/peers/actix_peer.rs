@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr, Context, Handler, Message};
 
-use super::{ACTORS, Pattern, Payload};
+use super::pattern::{ACTORS, Pattern, Payload};
 
 impl Message for Payload {
     type Result = ();

@@ -8,7 +8,7 @@ use nexosim::simulation::{Mailbox, SimInit};
 use nexosim::time::MonotonicTime;
 use serde::{Deserialize, Serialize};
 
-use super::{ACTORS, Pattern, Payload};
+use super::pattern::{ACTORS, Pattern, Payload};
 
 /// Latency of a message: 1.9 us and a little more per actor, so that times differ.
 fn latency(me: u32) -> Duration {

@@ -8,7 +8,7 @@ use supernode_actors::runtime::{
 };
 use supernode_actors::time::Ps;
 
-use super::{ACTORS, Pattern, Payload};
+use super::pattern::{ACTORS, Pattern, Payload};
 
 /// Least latency of a message, as between NPUs of two nodes.
 const LATENCY_PS: Ps = 1_900_000;

@@ -8,6 +8,8 @@
 //! source 0   | slots  | slots  | slots  |         posting a row:    one copy
 //! source 1   | slots  | slots  | slots  |         serving a column: gather, sort, queue
 //! ```
+//! In memory the board is cut into blocks of columns, one cache line wide: a row is written line by line, and a column is
+//! read from lines that follow each other.
 
 use super::link::Direction;
 use super::outgoing::{COUNT_BITS, Cell};
@@ -28,6 +30,9 @@ pub struct PhaseSend {
     pub flags_from_ps: Ps,
     pub flag_ps: Ps,
 }
+
+/// Cells of a cache line.
+const LINE_CELLS: usize = 8;
 
 /// Index of a phase among those that may be open: channel and parity.
 fn tag(channel: u8, phase: u32) -> usize {
@@ -60,7 +65,8 @@ struct Phase {
     awaited: u32,
     /// Number of the last phase that each local rank collected.
     collected: Vec<u32>,
-    rows: Vec<Cell>,
+    /// Block by block, in each source by source.
+    cells: Vec<Cell>,
 }
 
 impl Phase {
@@ -91,8 +97,9 @@ pub struct Board {
     /// How many sources a phase waits for.
     pub expected: u32,
     cost: BothReaches,
-    /// Cells from one row to the next.
-    stride: usize,
+    /// Ranks of a block, and its cells of one source.
+    per_block: usize,
+    width: usize,
     phases: Vec<Phase>,
     inbox: Inbox,
     /// By local rank, then phase: what was served before the phase was collected.
@@ -116,10 +123,10 @@ impl Board {
         let ranks = shape.ranks();
         let phases = 2 * channels as usize;
         assert!(ranks * shape.slots * phases <= Self::CELLS_MAX);
-        // An odd number of cache lines, so that a column is spread over all sets of a cache.
-        let lines = (shape.local.len() * shape.slots).div_ceil(8) | 1;
-        let stride = lines * 8;
         let locals = shape.local.len();
+        let per_block = (LINE_CELLS / shape.slots).max(1);
+        let width = per_block * shape.slots;
+        let cells = locals.div_ceil(per_block) * ranks * width;
         let phase = Phase {
             number: 0,
             unit_bytes: 0,
@@ -132,12 +139,13 @@ impl Board {
             posted: 0,
             awaited: 0,
             collected: vec![0; locals],
-            rows: vec![0; if locals == 0 { 0 } else { ranks * stride }],
+            cells: vec![0; cells],
         };
         Self {
             expected: ranks as u32,
             cost,
-            stride,
+            per_block,
+            width,
             phases: vec![phase; phases],
             inbox: Inbox::default(),
             early: vec![vec![None; phases]; locals],
@@ -178,8 +186,21 @@ impl Board {
         p.flags_from_ps[source] = send.flags_from_ps;
         p.row_of[source] = send.phase;
         p.posted += 1;
-        let row = source * self.stride;
-        p.rows[row..row + cells.len()].copy_from_slice(cells);
+        let of_block = self.shape.ranks() * self.width;
+        let mut at = source * self.width;
+        let (lines, rest) = if self.width == LINE_CELLS {
+            cells.as_chunks::<LINE_CELLS>()
+        } else {
+            (&[][..], cells)
+        };
+        for line in lines {
+            p.cells[at..at + LINE_CELLS].copy_from_slice(line);
+            at += of_block;
+        }
+        for part in rest.chunks(self.width) {
+            p.cells[at..at + part.len()].copy_from_slice(part);
+            at += of_block;
+        }
         if p.posted == self.expected {
             let p = &self.phases[tag(send.channel, send.phase)];
             last_flags(&self.shape, p, &self.cost, arrived);
@@ -260,6 +281,7 @@ impl Board {
         self.inbox.open(base.unwrap_or(0));
         let (slots, cells) = (self.shape.slots, self.shape.ranks() * self.shape.slots);
         let mut got = vec![Receipt::default(); self.phases.len()];
+        let (block, first) = self.place(index);
         let mut some = vec![0; cells];
         for &t in &due {
             if Some(t) == whole {
@@ -277,10 +299,10 @@ impl Board {
                 receipt: Receipt::default(),
                 units: vec![0; cells],
             });
-            let rows = &mut self.phases[t].rows;
+            let cells = &mut self.phases[t].cells[block..];
             for (i, n) in some.iter().enumerate().filter(|(_, n)| **n > 0) {
                 early.units[i] += n;
-                rows[i / slots * self.stride + index * slots + i % slots] = 0;
+                cells[i / slots * self.width + first + i % slots] = 0;
             }
         }
         self.inbox.serve::<true>(lanes, &mut got);
@@ -292,6 +314,12 @@ impl Board {
         whole.map_or_else(Receipt::default, |t| std::mem::take(&mut got[t]))
     }
 
+    /// Where a local rank's block begins, and its cells in each source's part of it.
+    fn place(&self, index: usize) -> (usize, usize) {
+        let block = index / self.per_block * self.shape.ranks() * self.width;
+        (block, index % self.per_block * self.shape.slots)
+    }
+
     /// Puts `rank`'s cells of a phase into the inbox: all, or those that have come by `by_ps`.
     fn gather(&mut self, rank: u16, t: usize, by_ps: Option<Ps>, units: &mut [u16]) -> Receipt {
         let p = &self.phases[t];
@@ -300,10 +328,11 @@ impl Board {
         } else {
             (0..p.row_of.len()).map(|s| !p.has(s)).collect()
         };
+        let (block, first) = self.place(self.shape.index(rank));
         let column = Column {
-            rows: &p.rows,
-            stride: self.stride,
-            first: self.shape.index(rank) * self.shape.slots,
+            rows: &p.cells[block..block + self.shape.ranks() * self.width],
+            stride: self.width,
+            first,
             missing: &missing,
         };
         let taking = Taking {

@@ -162,6 +162,26 @@ impl Inbox {
         let work = &mut work[..keys.len()];
         let marks = &mut marks[..keys.len()];
         let (mut j, mut sum) = (self.len, 0);
+        if slots == 1 && column.missing.is_empty() && by_ps.is_none() {
+            let rows = &column.rows[sources.start * column.stride..sources.end * column.stride];
+            let rows = rows.chunks_exact(column.stride).rev();
+            for ((row, u), s) in rows
+                .zip(units[sources.clone()].iter_mut().rev())
+                .zip(sources.rev())
+            {
+                let c = row[column.first];
+                let n = units_of(c);
+                *u = n as u16;
+                keys[j] = (after(base_ps, c) << COUNT_BITS) | j as u64;
+                work[j] = unit_ps * n;
+                marks[j] = mark(s, 0, n);
+                j += usize::from(c != 0);
+                sum += n;
+            }
+            self.len = j;
+            self.busy_ps += unit_ps * sum;
+            return sum;
+        }
         for s in sources.rev() {
             let units = &mut units[s * slots..(s + 1) * slots];
             if !column.missing.is_empty() && column.missing[s] {

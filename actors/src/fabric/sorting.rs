@@ -1,56 +1,62 @@
 //! Sorting the arrivals of one phase at one rank: a few hundred keys that are spread about evenly over time and often
 //! almost in order already.
 
-/// Moves up to this many places per key are cheaper than buckets.
-const MOVES_PER_KEY: usize = 4;
-const BUCKETS_MAX: usize = 1024;
+/// Sorted by two digits of this many bits of their time: finer than the gaps between arrivals, mostly.
+const DIGIT_BITS: u32 = 7;
+const DIGITS: usize = 1 << DIGIT_BITS;
+/// Insertion may move keys by so many places on average, where they are nearly in order.
+const MOVES_PER_KEY: usize = 8;
 
 /// Buffers that are kept between calls.
 #[derive(Clone, Debug, Default)]
 pub struct Sorter {
     spare: Vec<u64>,
-    ends: Vec<u32>,
 }
 
 impl Sorter {
-    /// Sorts `keys`.
+    /// Sorts `keys`: least digit first by their upper bits, then by insertion what these do not tell apart.
     pub fn sort(&mut self, keys: &mut [u64]) {
+        let (mut all, mut steps_back, mut before) = (0, 0, 0);
+        for &k in keys.iter() {
+            all |= k;
+            steps_back += usize::from(k < before);
+            before = k;
+        }
+        if steps_back == 0 {
+            return;
+        }
+        if steps_back > keys.len() / 32 {
+            self.by_digits(keys, 64 - all.leading_zeros());
+        }
         if !insertion(keys, MOVES_PER_KEY * keys.len()) {
-            self.buckets(keys);
+            keys.sort_unstable();
         }
     }
 
-    /// Counts keys by time slice, moves each to its slice, and straightens out the slices by insertion.
-    fn buckets(&mut self, keys: &mut [u64]) {
-        let (mut least, mut most) = (u64::MAX, 0);
+    fn by_digits(&mut self, keys: &mut [u64], bits: u32) {
+        let shift = bits.saturating_sub(2 * DIGIT_BITS);
+        let low = |k: u64| (k >> shift) as usize % DIGITS;
+        let high = |k: u64| (k >> (shift + DIGIT_BITS)) as usize % DIGITS;
+        let (mut lows, mut highs) = ([0u32; DIGITS], [0u32; DIGITS]);
         for &k in keys.iter() {
-            least = least.min(k);
-            most = most.max(k);
+            lows[low(k)] += 1;
+            highs[high(k)] += 1;
         }
-        let wanted = (2 * keys.len()).next_power_of_two().min(BUCKETS_MAX);
-        let span_bits = 64 - (most - least).leading_zeros();
-        let shift = span_bits.saturating_sub(wanted.trailing_zeros());
-        let used = ((most - least) >> shift) as usize + 1;
-        self.ends.clear();
-        self.ends.resize(used, 0);
-        for &k in keys.iter() {
-            self.ends[((k - least) >> shift) as usize] += 1;
-        }
-        let mut sum = 0;
-        for n in &mut self.ends {
-            sum += *n;
-            *n = sum;
+        let (mut low_sum, mut high_sum) = (0, 0);
+        for (l, h) in lows.iter_mut().zip(&mut highs) {
+            (low_sum, *l) = (low_sum + *l, low_sum);
+            (high_sum, *h) = (high_sum + *h, high_sum);
         }
         self.spare.resize(keys.len(), 0);
-        for &k in keys.iter().rev() {
-            let end = &mut self.ends[((k - least) >> shift) as usize];
-            *end -= 1;
-            self.spare[*end as usize] = k;
+        for &k in keys.iter() {
+            let at = &mut lows[low(k)];
+            self.spare[*at as usize] = k;
+            *at += 1;
         }
-        keys.copy_from_slice(&self.spare);
-        if !insertion(keys, 16 * MOVES_PER_KEY * keys.len()) {
-            // Crowded into few slices.
-            keys.sort_unstable();
+        for &k in &self.spare {
+            let at = &mut highs[high(k)];
+            keys[*at as usize] = k;
+            *at += 1;
         }
     }
 }
