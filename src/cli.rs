@@ -4,6 +4,7 @@
 
 mod fault;
 mod interrupt;
+mod ops;
 mod output;
 mod progress;
 mod run;
@@ -48,6 +49,7 @@ enum Command {
     Sweep(sweep::Args),
     Fault(fault::Args),
     Workload(workload::Args),
+    Ops(ops::Args),
     Topology(topology::Args),
     Trace(trace::Args),
     Schema(schema::Args),
@@ -64,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Sweep(args) => sweep::run(&args),
         Command::Fault(args) => fault::run(&args),
         Command::Workload(args) => workload::run(&args),
+        Command::Ops(args) => ops::run(&args),
         Command::Topology(args) => topology::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Schema(args) => schema::run(&args),

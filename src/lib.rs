@@ -8,6 +8,7 @@ pub mod error;
 mod expert_files;
 pub mod fault;
 mod npy;
+pub mod ops;
 pub mod report;
 pub mod run;
 pub mod rundir;
