@@ -367,6 +367,7 @@ fn help_texts() {
         &["topology", "route"],
         &["schema"],
         &["sweep"],
+        &["ops"],
     ] {
         let args: Vec<&str> = command.iter().copied().chain(["--help"]).collect();
         texts.insert(command.join(" "), stdout_of(&args));
