@@ -211,16 +211,12 @@ impl Number {
 }
 
 section! {
-    /// Placing requests: how many are asked, and how long to wait before asking again.
+    /// Placing requests: how many are asked.
     Placement {
         /// Prefill groups asked for their backlog (power of d choices).
         prefill_choices: u32 = 2,
         /// Decode dies asked for a slot and KV memory.
         decode_choices: u32 = 4,
-        /// Pause before the same question is asked again when all refused, doubled up to 64 times.
-        retry_us: f64 = 500.0,
-        /// Prompts waiting at one prefill group before it refuses more.
-        prefill_queue_requests: u32 = 1_000_000,
     }
 }
 

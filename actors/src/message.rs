@@ -35,6 +35,8 @@ pub struct Claim {
     pub delivered: u32,
     /// KV is in place already (workloads of the decode phase).
     pub kv_in_place: bool,
+    /// When the token before the next one was sent home; none has been: `None`.
+    pub token_ps: Option<Ps>,
 }
 
 /// KV block keys asked of one owner, as (index in the prompt, key).

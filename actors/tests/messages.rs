@@ -108,6 +108,7 @@ fn samples() -> Vec<Msg> {
         left: 3,
         delivered: 4,
         kv_in_place: true,
+        token_ps: Some(5),
     };
     let inbound = Inbound {
         bytes: u64::MAX,

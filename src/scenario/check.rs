@@ -145,13 +145,6 @@ pub fn check(s: &Scenario) -> Result<(), Wrong> {
     let l = &s.placement;
     whole("placement.prefill_choices", l.prefill_choices.into(), 1, 64)?;
     whole("placement.decode_choices", l.decode_choices.into(), 1, 64)?;
-    real("placement.retry_us", l.retry_us, 1.0, 1e9)?;
-    whole(
-        "placement.prefill_queue_requests",
-        l.prefill_queue_requests.into(),
-        1,
-        u64::from(u32::MAX),
-    )?;
 
     let r = &s.recovery;
     real("recovery.lane_ack_us", r.lane_ack_us, 0.1, 1e9)?;

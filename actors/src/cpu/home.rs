@@ -215,6 +215,7 @@ impl Home {
             left: open.spec.output_tokens,
             delivered: 0,
             kv_in_place: true,
+            token_ps: None,
         };
         match open.die {
             Some(die) => env.control(die, Msg::SlotClaim(Box::new(claim))),

@@ -32,7 +32,8 @@ struct Active {
     /// Tokens delivered or on their way to the home, and made but not yet sent.
     sent: u32,
     unsent: u32,
-    last_token_ps: Ps,
+    /// When the token before was sent home (by prefill, for the first one).
+    last_token_ps: Option<Ps>,
 }
 
 /// One microbatch in the current step.
@@ -317,7 +318,7 @@ impl DecodeRank {
                 left: claim.left,
                 sent: claim.delivered,
                 unsent: 0,
-                last_token_ps: now,
+                last_token_ps: claim.token_ps,
                 claim,
             });
         }
@@ -688,8 +689,9 @@ impl DecodeRank {
             made += n;
             let stepped = (u64::from(self.step.number) << 32) | u64::from(n);
             env.mark(Mark::Stepped, a.claim.request, stepped);
-            env.tally.itl.record(now - a.last_token_ps);
-            a.last_token_ps = now;
+            if let Some(before_ps) = a.last_token_ps.replace(now) {
+                env.tally.itl.record(now - before_ps);
+            }
             let last = a.left == 0;
             if last || stream || a.sent == 0 {
                 let home = env.shared.cpu_actor(a.claim.home);

@@ -653,6 +653,7 @@ impl PrefillRank {
             left: p.output_tokens - 1,
             delivered: p.delivered + 1,
             kv_in_place: false,
+            token_ps: Some(env.now()),
         };
         self.handoffs.insert(p.request, h);
         self.placer.start(claim, env);
