@@ -124,7 +124,7 @@ fn unknown(known: &Value, key: &str) -> String {
             // The right name without its section.
             (whole.min(strsim::damerau_levenshtein(key, tail) + 1), k)
         })
-        .filter(|(distance, k)| *distance <= DISTANCE_MAX.min(k.len() / 2))
+        .filter(|(distance, _)| *distance <= DISTANCE_MAX.min(key.len() / 2))
         .collect();
     near.sort();
     let near: Vec<&str> = near.iter().take(3).map(|(_, k)| k.as_str()).collect();
@@ -320,7 +320,8 @@ mod tests {
         );
         let e = figures("tokens_per_s_per_npu").unwrap_err();
         assert!(e.contains("decode.tokens_per_s_per_npu"), "{e}");
-        assert!(!figures("colour").unwrap_err().contains("did you mean"));
+        let e = figures("colour").unwrap_err();
+        assert!(!e.contains("did you mean"), "{e}");
     }
 
     #[test]
