@@ -13,6 +13,7 @@ mod schema;
 mod sweep;
 mod topology;
 mod trace;
+mod trace_args;
 mod workload;
 
 use std::io::{IsTerminal, Write};

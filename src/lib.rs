@@ -14,4 +14,5 @@ pub mod run;
 pub mod rundir;
 pub mod scenario;
 pub mod sweep;
+pub mod trace;
 pub mod workload;

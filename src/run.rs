@@ -9,7 +9,7 @@ use supernode_actors::experts::ExpertTables;
 use supernode_actors::fault::Fault;
 use supernode_actors::figures::ActorFigures;
 use supernode_actors::launch::{
-    Flow, Launch, LaunchError, Load, Progress, Recorded, RunError, Supernode,
+    Flow, Launch, LaunchError, Load, Progress, Recorded, RunError, Supernode, Wanted,
 };
 use supernode_actors::model::ModelSpec;
 use supernode_actors::request::RequestRecord;
@@ -36,7 +36,7 @@ pub struct Extras<'a> {
 /// What is recorded, and who takes it as the run goes.
 pub struct Recording<'a> {
     pub spec: TraceSpec,
-    pub take: &'a mut dyn FnMut(Recorded),
+    pub take: &'a mut dyn FnMut(Recorded) -> Wanted,
 }
 
 /// All that is known of a run that has ended.
@@ -156,8 +156,8 @@ impl Prepared {
         if extras.profile {
             supernode.measure_profile();
         }
-        let mut nobody = |_| ();
-        let take: &mut dyn FnMut(Recorded) = match &mut extras.recording {
+        let mut nobody = |_| Wanted::Nothing;
+        let take: &mut dyn FnMut(Recorded) -> Wanted = match &mut extras.recording {
             Some(recording) => recording.take,
             None => &mut nobody,
         };

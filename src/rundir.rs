@@ -41,7 +41,7 @@ pub struct Manifest {
     pub machine: String,
     /// Virtual time of the run, in picoseconds.
     pub end_ps: u64,
-    /// File of the trace, if there is one.
+    /// File of the trace, if there is one, as seen from the directory.
     pub trace: Option<String>,
 }
 
@@ -59,7 +59,8 @@ pub struct Kept<'a> {
     pub end_ps: u64,
     pub records: &'a [RequestRecord],
     pub figures: &'a [ActorFigures],
-    pub traced: bool,
+    /// Where its trace was written.
+    pub trace: Option<&'a Path>,
 }
 
 /// Makes the directory, or takes one that is empty or holds an earlier run.
@@ -113,7 +114,13 @@ pub fn write(dir: &Path, kept: &Kept<'_>) -> Result<()> {
         program: env!("CARGO_PKG_VERSION").into(),
         machine: kept.machine.spec.name.clone(),
         end_ps: kept.end_ps,
-        trace: kept.traced.then(|| TRACE_FILE.into()),
+        trace: kept.trace.map(|path| match path.parent() == Some(dir) {
+            true => TRACE_FILE.into(),
+            false => std::path::absolute(path)
+                .unwrap_or_else(|_| path.into())
+                .display()
+                .to_string(),
+        }),
     };
     let manifest =
         serde_json::to_string_pretty(&manifest).map_err(|e| Error::failed(e.to_string()))?;
@@ -178,6 +185,20 @@ impl RunDir {
             manifest,
             machine,
         })
+    }
+
+    /// The trace.
+    ///
+    /// # Errors
+    /// When the run has none.
+    pub fn trace_path(&self) -> Result<PathBuf> {
+        match &self.manifest.trace {
+            Some(name) => Ok(self.dir.join(name)),
+            None => Err(Error::user(format!(
+                "{}: was kept without a trace: run it again with --out and --trace",
+                self.dir.display()
+            ))),
+        }
     }
 
     pub fn actors(&self) -> Result<Vec<ActorRow>> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use supernode_actors::compute::Calibration;
 use supernode_actors::config::{Fidelity, Serving};
-use supernode_actors::launch::{Flow, Launch, Load, Phase, Supernode};
+use supernode_actors::launch::{Flow, Launch, Load, Phase, Supernode, Wanted};
 use supernode_actors::model::ModelSpec;
 use supernode_actors::request::{Prefix, RequestSpec};
 use supernode_actors::stats::RunStats;
@@ -63,6 +63,7 @@ fn run(shards: u32, level: Fidelity, recorded: bool) -> (RunStats, Vec<Record>) 
     s.run_recorded(&mut |_| Flow::Continue, &mut |r| {
         assert_eq!(r.lost, 0);
         records.extend(r.records);
+        Wanted::All
     })
     .expect("it ends");
     assert!(s.rest().records.is_empty());

@@ -155,6 +155,7 @@ fn of_direction(first: ActorId, count: u32, side: &'static str, d: &Direction) -
         lost_bytes: d.lost_bytes / u64::from(count),
         busy_ps: d.busy_ps,
         queue: d.queue.clone(),
+        service: d.service.clone(),
         ..ActorFigures::default()
     }
 }

@@ -86,6 +86,15 @@ pub struct Recorded {
     pub lost: u64,
 }
 
+/// What of a trace is still wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    All,
+    /// Only marks of requests.
+    Requests,
+    Nothing,
+}
+
 /// What the observer wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
@@ -337,7 +346,7 @@ impl Supernode {
     /// # Errors
     /// A bug: an actor panicked, or an invariant does not hold.
     pub fn run(&mut self, observe: &mut dyn FnMut(&Progress) -> Flow) -> Result<Ended, RunError> {
-        self.run_recorded(observe, &mut |_| ())
+        self.run_recorded(observe, &mut |_| Wanted::All)
     }
 
     /// From now on this is recorded; `None`: nothing. To change it while a machine runs, stop it, and let it go on.
@@ -358,14 +367,14 @@ impl Supernode {
     }
 
     /// As [`Supernode::run`]; `take` gets what is recorded as the run goes, in an order that depends on nothing but the
-    /// scenario.
+    /// scenario, and says what is still wanted.
     ///
     /// # Errors
     /// As [`Supernode::run`].
     pub fn run_recorded(
         &mut self,
         observe: &mut dyn FnMut(&Progress) -> Flow,
-        take: &mut dyn FnMut(Recorded),
+        take: &mut dyn FnMut(Recorded) -> Wanted,
     ) -> Result<Ended, RunError> {
         let merge = &mut self.merge;
         let total = self.total;
@@ -389,14 +398,17 @@ impl Supernode {
                     }
                 },
                 &mut |worlds, next_ps| {
-                    for world in worlds {
+                    for world in worlds.iter_mut() {
                         let lost = world.trace.drain(merge.inbox());
                         merge.lost += lost;
                     }
                     let records = merge.take(next_ps);
                     let lost = std::mem::take(&mut merge.lost);
                     if !records.is_empty() || lost > 0 {
-                        take(Recorded { records, lost });
+                        let wanted = take(Recorded { records, lost });
+                        for world in worlds {
+                            world.trace.narrow(wanted);
+                        }
                     }
                 },
             )

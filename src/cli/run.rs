@@ -3,14 +3,19 @@
 use std::path::PathBuf;
 
 use supernode_actors::launch::Flow;
+use supernode_actors::runtime::KindProfile;
+use supernode_actors::trace::TraceSpec;
 
 use super::interrupt::{self, Running};
 use super::output;
 use super::progress::Bar;
 use super::scenario_args::ScenarioArgs;
+use super::trace_args::TraceArgs;
 use crate::error::{Error, Result};
-use crate::run::{Extras, Prepared};
+use crate::report::{count, grid, number, percent};
+use crate::run::{Extras, Prepared, Recording};
 use crate::rundir::{self, Kept};
+use crate::trace::{Header, Sink, TraceOptions};
 
 /// Launch a machine, serve a workload on it, and report
 #[derive(Debug, clap::Args)]
@@ -49,6 +54,13 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
+    #[command(flatten)]
+    trace: TraceArgs,
+
+    /// Say on what kinds of actor the simulator spends its own time
+    #[arg(long)]
+    profile: bool,
+
     /// No progress bar and no table
     #[arg(short, long)]
     quiet: bool,
@@ -67,6 +79,10 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(path) = &args.json {
         output::check("--json", path)?;
     }
+    if let Some(path) = &args.trace.trace {
+        output::check("--trace", path)?;
+    }
+    let options = args.trace.options(args.out.is_some())?;
     if let Some(dir) = &args.out {
         rundir::prepare(dir)?;
     }
@@ -77,7 +93,23 @@ pub fn run(args: &Args) -> Result<()> {
     let running = Running::new();
     let nodes = prepared.machine.node_count();
     let shards = args.shards.unwrap_or_else(|| default_shards(nodes));
-    let extras = Extras::default();
+    let mut tracing = match &options {
+        Some(options) => Some(Tracing::start(args, options, &prepared)?),
+        None => None,
+    };
+    let traced_to = tracing.as_ref().map(|t| t.path.clone());
+    let mut extras = Extras {
+        profile: args.profile,
+        ..Extras::default()
+    };
+    let mut take;
+    if let Some(Tracing { spec, sink, .. }) = &mut tracing {
+        take = |recorded| sink.take(recorded);
+        extras.recording = Some(Recording {
+            spec: spec.clone(),
+            take: &mut take,
+        });
+    }
     let finished = prepared.run_with(shards, extras, &mut |progress| {
         bar.show(progress);
         if running.stop_asked() {
@@ -87,11 +119,15 @@ pub fn run(args: &Args) -> Result<()> {
         }
     });
     drop(bar);
+    let traced = tracing.map(|t| t.sink.finish());
     let finished = finished?;
     let report = &finished.report;
     let json_to_stdout = args.json.as_deref().is_some_and(output::is_stdout);
     if !args.quiet && !json_to_stdout {
         output::stdout(&report.to_table())?;
+    }
+    if args.profile && !json_to_stdout {
+        output::stdout(&profile_table(&finished.profile))?;
     }
     if let Some(path) = &args.json {
         output::to(path, "the report", &report.to_json())?;
@@ -104,12 +140,57 @@ pub fn run(args: &Args) -> Result<()> {
             end_ps: finished.end_ps,
             records: &finished.records,
             figures: &finished.figures,
-            traced: false,
+            trace: traced_to.as_deref(),
         };
         rundir::write(dir, &kept)?;
+    }
+    if let Some(traced) = traced {
+        let summary = traced?;
+        tracing::info!(?summary, "traced");
     }
     if report.partial {
         return Err(Error::Interrupted);
     }
     Ok(())
+}
+
+/// A trace that is being written.
+struct Tracing {
+    path: PathBuf,
+    spec: TraceSpec,
+    sink: Sink,
+}
+
+impl Tracing {
+    fn start(args: &Args, options: &TraceOptions, prepared: &Prepared) -> Result<Self> {
+        let path = match (&args.trace.trace, &args.out) {
+            (Some(file), _) => file.clone(),
+            (None, Some(dir)) => dir.join(rundir::TRACE_FILE),
+            (None, None) => unreachable!("a trace has a place to go to"),
+        };
+        let scenario = &prepared.scenario;
+        let header = Header::of(scenario);
+        let spec = options.spec(&prepared.machine, scenario.seed)?;
+        let sink = Sink::create(&path, prepared.machine.clone(), &header, options)?;
+        Ok(Self { path, spec, sink })
+    }
+}
+
+/// What handling an event of each kind of actor cost on this computer.
+fn profile_table(kinds: &[KindProfile]) -> String {
+    let head = ["handled by", "events", "wall s", "ns each", "share"];
+    let all_ns: u64 = kinds.iter().map(|k| k.wall_ns).sum();
+    let mut rows = vec![head.map(String::from).to_vec()];
+    for k in kinds {
+        rows.push(vec![
+            k.kind.to_string(),
+            count(k.events),
+            number(k.wall_ns as f64 / 1e9),
+            number(k.wall_ns as f64 / k.events.max(1) as f64),
+            percent(k.wall_ns as f64 / all_ns.max(1) as f64),
+        ]);
+    }
+    let mut text = String::from("\n");
+    grid(&mut text, &rows);
+    text
 }

@@ -1,8 +1,15 @@
 //! `supernode trace`: questions about a run that was kept, or about its trace alone.
 
 mod actors;
+mod request;
+mod step;
+mod top;
+
+use std::path::Path;
 
 use crate::error::Result;
+use crate::rundir::RunDir;
+use crate::trace::Read;
 
 /// Ask a kept run where its time went
 #[derive(Debug, clap::Args)]
@@ -14,10 +21,24 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Actors(actors::Args),
+    Request(request::Args),
+    Step(step::Args),
+    Top(top::Args),
 }
 
 pub fn run(args: &Args) -> Result<()> {
     match &args.command {
         Command::Actors(args) => actors::run(args),
+        Command::Request(args) => request::run(args),
+        Command::Step(args) => step::run(args),
+        Command::Top(args) => top::run(args),
     }
+}
+
+/// The trace of a kept run, or a trace file.
+fn open(path: &Path) -> Result<Read> {
+    if path.is_dir() {
+        return Read::open(&RunDir::open(path)?.trace_path()?);
+    }
+    Read::open(path)
 }

@@ -507,7 +507,8 @@ impl DecodeRank {
         let share = self.step.moe_share.expect("a step is running");
         let shared = env.shared;
         let mut received = std::mem::take(&mut self.received);
-        let receipt = env.collect(self.board, self.rank, 0, phase, &mut received);
+        let place = self.moe_place(env);
+        let receipt = env.collect(self.board, self.rank, 0, phase, place, &mut received);
         let complete_ps = receipt.complete_ps.max(now);
         let waited = env.waited_for(self.board, self.rank, 0, phase, complete_ps);
         let place = self.moe_place(env);

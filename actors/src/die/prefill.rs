@@ -549,7 +549,8 @@ impl PrefillRank {
         let times = times(&slowed, shared);
         let mut received =
             std::mem::take(&mut self.work.as_mut().expect("a batch is running").parts[i].received);
-        let receipt = env.collect(self.group, self.rank, channel, phase, &mut received);
+        let place = self.place(i);
+        let receipt = env.collect(self.group, self.rank, channel, phase, place, &mut received);
         let complete = receipt.complete_ps.max(now);
         let waited = env.waited_for(self.group, self.rank, channel, phase, complete);
         let place = self.work.as_ref().expect("a batch is running").place(i);

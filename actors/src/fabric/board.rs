@@ -207,6 +207,11 @@ impl Board {
         }
     }
 
+    /// Nothing of a phase was on its way before this.
+    pub fn began_ps(&self, channel: u8, phase: u32) -> Ps {
+        self.phases[tag(channel, phase)].from_ps
+    }
+
     /// The source whose flag was the last to reach `rank`. To be asked before anything of the phase after the next is
     /// posted: at the latest when the rank has collected this one.
     pub fn last_flag_from(&self, channel: u8, phase: u32, rank: u16) -> u16 {

@@ -18,6 +18,8 @@ pub struct Direction {
     /// Bytes of messages that got through, sent more than once.
     pub resent_bytes: u64,
     pub queue: ActorHist,
+    /// Time on the wire. Of what was served in one visit, each message's is the mean of that visit.
+    pub service: ActorHist,
 }
 
 /// When a message had the link to itself.
@@ -37,6 +39,7 @@ impl Direction {
         self.bytes += bytes;
         self.messages += 1;
         self.queue.record(start_ps - at_ps);
+        self.service.record(ps);
         Served {
             start_ps,
             end_ps: self.free_ps,
@@ -50,6 +53,14 @@ impl Direction {
         self.bytes += bytes;
         self.messages += waits_ps.len() as u64;
         self.queue.record_all(waits_ps);
+        self.passed(busy_ps, waits_ps.len() as u64);
+    }
+
+    /// `messages` were on the wire for `busy_ps` together.
+    pub fn passed(&mut self, busy_ps: Ps, messages: u64) {
+        if let Some(mean_ps) = busy_ps.checked_div(messages) {
+            self.service.record_n(mean_ps, messages as u32);
+        }
     }
 }
 

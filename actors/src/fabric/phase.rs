@@ -105,6 +105,7 @@ impl Env<'_, '_> {
         up.busy_ps += sender.lane_busy_ps;
         up.bytes += sender.lane_units * bytes;
         up.messages += sender.lane_messages;
+        up.passed(sender.lane_busy_ps, sender.lane_messages);
         let sio = self.fabric.link(sio_id);
         let sio_dir = if sio_up { &mut sio.up } else { &mut sio.down };
         sio_dir.free_ps = sender.sio_free_ps;
@@ -205,14 +206,33 @@ impl Env<'_, '_> {
         rank: u16,
         channel: u8,
         phase: u32,
+        place: Place,
         units: &mut [u16],
     ) -> Receipt {
         let now = self.now();
         let lane = self.shared.machine.die_lane(self.ctx.me(), 0);
         let fabric = &mut *self.fabric;
         let lanes = &mut fabric.links[(lane.0 - fabric.first_link) as usize].down;
-        let receipt =
-            fabric.boards[board as usize].collect(rank, channel, phase, now, lanes, units);
+        let (free_ps, bytes) = (lanes.free_ps, lanes.bytes);
+        let board = &mut fabric.boards[board as usize];
+        let from_ps = board.began_ps(channel, phase);
+        let receipt = board.collect(rank, channel, phase, now, lanes, units);
+        if self.trace.is_on() {
+            let (end_ps, bytes) = (lanes.free_ps, lanes.bytes - bytes);
+            let start_ps = free_ps.max(from_ps);
+            let messages = u64::from(receipt.messages);
+            if end_ps > start_ps {
+                self.span_of(
+                    lane.0,
+                    What::PhaseIn,
+                    start_ps,
+                    end_ps,
+                    place,
+                    bytes,
+                    messages,
+                );
+            }
+        }
         self.tally.fold(receipt.hash);
         receipt
     }

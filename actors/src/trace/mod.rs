@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::launch::Wanted;
 use crate::layout::mix;
 use crate::runtime::Actor;
 use crate::time::Ps;
@@ -260,6 +261,15 @@ impl Recorder {
     pub fn set(&mut self, spec: Option<TraceSpec>) {
         self.on = spec.is_some();
         self.spec = spec.unwrap_or_default();
+    }
+
+    /// From now on only what is still wanted is recorded.
+    pub fn narrow(&mut self, wanted: Wanted) {
+        match wanted {
+            Wanted::All => {}
+            Wanted::Requests => self.spec.actors = None,
+            Wanted::Nothing => self.set(None),
+        }
     }
 
     #[inline]

@@ -1,0 +1,15 @@
+//! Trace files: written as a run goes, and read back to answer questions. They are Perfetto's protobuf format, so they
+//! open in its UI and trace processor as they are; figures that Perfetto rounds (it counts nanoseconds) are kept to
+//! the picosecond in annotations.
+
+pub mod ask;
+pub mod events;
+mod packets;
+mod read;
+mod sink;
+mod tracks;
+mod wire;
+
+pub use packets::{Header, Writer};
+pub use read::{Counted, Read, Slice};
+pub use sink::{Sink, Summary, TraceOptions};

@@ -1,0 +1,527 @@
+//! Records to packets: interned names, tracks described when they are first used, spans as pairs of begin and end,
+//! flows between the two ends of a transfer and between a flag and who waited for it. Memory is bounded by the
+//! requests that are followed at one time and the actors that appear.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use supernode_actors::config::Fidelity;
+use supernode_actors::layout::mix;
+use supernode_actors::time::{PS_PER_NS, Ps};
+use supernode_actors::trace::{Limit, Mark, Place, Record, Stage, What};
+use supernode_topology::Machine;
+
+use super::events::{self, Key};
+use super::tracks::{COUNTERS, STREAMS, Stream, counter_index, shown_address, stream_name};
+use super::wire::Out;
+use crate::scenario::Scenario;
+
+/// What the first packet says of the file, as JSON in a track's description.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    pub format: String,
+    pub version: u32,
+    pub program: String,
+    pub machine: String,
+    pub model: String,
+    pub seed: u64,
+    pub fidelity: String,
+}
+
+impl Header {
+    pub fn of(scenario: &Scenario) -> Self {
+        Self {
+            format: FORMAT.into(),
+            version: VERSION,
+            program: env!("CARGO_PKG_VERSION").into(),
+            machine: scenario.machine.clone(),
+            model: scenario.model.clone(),
+            seed: scenario.seed,
+            fidelity: match scenario.fidelity.level {
+                Fidelity::Message => "message",
+                Fidelity::Step => "step",
+            }
+            .into(),
+        }
+    }
+}
+
+pub const FORMAT: &str = "supernode trace";
+pub const VERSION: u32 = 1;
+
+/// Fields of Perfetto's messages.
+const PACKET: u32 = 1;
+const TIMESTAMP: u32 = 8;
+const SEQUENCE: u32 = 10;
+const TRACK_EVENT: u32 = 11;
+const INTERNED: u32 = 12;
+const SEQUENCE_FLAGS: u32 = 13;
+const TRACK_DESCRIPTOR: u32 = 60;
+const BEGIN: u64 = 1;
+const END: u64 = 2;
+const INSTANT: u64 = 3;
+const COUNTER: u64 = 4;
+
+/// Sends of one die that a later flag may be traced back to.
+const SENDS_KEPT: usize = 6;
+
+/// Requests at one time whose marks are kept together.
+#[derive(Debug)]
+struct Followed {
+    track: u64,
+    /// End of the last stage.
+    since_ps: Ps,
+}
+
+/// A send that has gone out: whose, and when its first flag left.
+type SendKey = (Stage, Place);
+
+/// Makes packets of records.
+#[derive(Debug)]
+pub struct Writer {
+    machine: Arc<Machine>,
+    out: Out,
+    next_track: u64,
+    /// By actor and stream, 0 while not described.
+    streams: Vec<[u64; STREAMS]>,
+    counters: BTreeMap<(u32, usize), u64>,
+    places: BTreeMap<String, u64>,
+    requests_track: u64,
+    followed: BTreeMap<u64, Followed>,
+    sends: BTreeMap<u32, VecDeque<(SendKey, Ps)>>,
+    /// Interned words: addresses by actor, and limits.
+    addresses: BTreeMap<u32, u64>,
+    /// Requests that arrived outside are not followed.
+    window_ps: (Ps, Ps),
+    pub spans: u64,
+}
+
+impl Writer {
+    pub fn new(machine: Arc<Machine>, header: &Header, window_ps: (Ps, Ps)) -> Self {
+        let actors = machine.actor_count() as usize;
+        let mut w = Self {
+            machine,
+            out: Out::default(),
+            next_track: 1,
+            streams: vec![[0; STREAMS]; actors],
+            counters: BTreeMap::new(),
+            places: BTreeMap::new(),
+            requests_track: 0,
+            followed: BTreeMap::new(),
+            sends: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            window_ps,
+            spans: 0,
+        };
+        w.head(header);
+        w
+    }
+
+    /// The packets so far that were not taken yet: whole packets only.
+    pub fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.out.0
+    }
+
+    fn packet(&mut self, content: impl FnOnce(&mut Out)) {
+        self.out.message(PACKET, |p| {
+            content(p);
+            p.uint(SEQUENCE, 1);
+        });
+    }
+
+    /// Says what the file is, and all names.
+    fn head(&mut self, header: &Header) {
+        let text = serde_json::to_string(header).expect("a header is plain data");
+        let track = self.next_track;
+        self.next_track += 1;
+        self.packet(|p| {
+            p.uint(SEQUENCE_FLAGS, 1);
+            p.message(TRACK_DESCRIPTOR, |d| {
+                d.uint(1, track);
+                d.bytes(2, b"about this trace");
+                d.bytes(14, text.as_bytes());
+            });
+            p.message(INTERNED, |i| {
+                let entry = |i: &mut Out, field, iid: usize, name: &str| {
+                    i.message(field, |e| {
+                        e.uint(1, iid as u64);
+                        e.bytes(2, name.as_bytes());
+                    });
+                };
+                for (n, name) in events::CATEGORIES.iter().enumerate() {
+                    entry(i, 1, n + 1, name);
+                }
+                let names = events::all().into_iter().map(events::name);
+                let extra = events::EXTRA.iter().map(|n| (*n).to_string());
+                for (n, name) in names.chain(extra).enumerate() {
+                    entry(i, 2, n + 1, &name);
+                }
+                for (n, name) in events::KEYS.iter().enumerate() {
+                    entry(i, 3, n + 1, name);
+                }
+            });
+        });
+    }
+
+    fn describe(&mut self, parent: u64, name: &str, counts: Option<&str>) -> u64 {
+        let track = self.next_track;
+        self.next_track += 1;
+        self.packet(|p| {
+            p.message(TRACK_DESCRIPTOR, |d| {
+                d.uint(1, track);
+                d.bytes(2, name.as_bytes());
+                if parent != 0 {
+                    d.uint(5, parent);
+                }
+                if let Some(unit) = counts {
+                    d.message(8, |c| {
+                        c.uint(3, 2);
+                        c.bytes(6, unit.as_bytes());
+                    });
+                }
+            });
+        });
+        track
+    }
+
+    /// The track of an address, below those of what it is part of.
+    fn place(&mut self, address: &str) -> u64 {
+        if let Some(&track) = self.places.get(address) {
+            return track;
+        }
+        let (parent, name) = match address.rsplit_once('/') {
+            Some((parent, name)) => (self.place(parent), name),
+            None => (0, address),
+        };
+        let track = self.describe(parent, name, None);
+        self.places.insert(address.to_string(), track);
+        track
+    }
+
+    fn stream(&mut self, actor: u32, stream: Stream) -> u64 {
+        let known = self.streams[actor as usize][stream as usize];
+        if known != 0 {
+            return known;
+        }
+        let address = shown_address(&self.machine, actor);
+        let parent = self.place(&address);
+        let track = self.describe(parent, stream_name(stream), None);
+        self.streams[actor as usize][stream as usize] = track;
+        track
+    }
+
+    /// The number under which an actor's address is interned.
+    fn address(&mut self, actor: u32) -> u64 {
+        if let Some(&iid) = self.addresses.get(&actor) {
+            return iid;
+        }
+        let text = shown_address(&self.machine, actor);
+        let iid = self.intern(&text);
+        self.addresses.insert(actor, iid);
+        iid
+    }
+
+    /// The number under which the name of a limit is interned.
+    fn word(&mut self, limit: u64) -> u64 {
+        let key = u32::MAX - limit as u32;
+        if let Some(&iid) = self.addresses.get(&key) {
+            return iid;
+        }
+        let iid = self.intern(limit_name(limit));
+        self.addresses.insert(key, iid);
+        iid
+    }
+
+    fn intern(&mut self, text: &str) -> u64 {
+        let iid = self.addresses.len() as u64 + 1;
+        self.packet(|p| {
+            p.uint(SEQUENCE_FLAGS, 2);
+            p.message(INTERNED, |i| {
+                i.message(29, |e| {
+                    e.uint(1, iid);
+                    e.bytes(2, text.as_bytes());
+                });
+            });
+        });
+        iid
+    }
+
+    /// One event; `notes` adds annotations.
+    fn event(
+        &mut self,
+        kind: u64,
+        ps: Ps,
+        track: u64,
+        named: Option<(u64, usize)>,
+        flow: Option<u64>,
+        notes: impl FnOnce(&mut Notes<'_>),
+    ) {
+        self.packet(|p| {
+            p.uint(TIMESTAMP, ps / PS_PER_NS);
+            p.message(TRACK_EVENT, |e| {
+                e.uint(9, kind);
+                e.uint(11, track);
+                if let Some((name, category)) = named {
+                    e.uint(3, category as u64 + 1);
+                    e.uint(10, name);
+                }
+                if let Some(flow) = flow {
+                    e.fixed64(47, flow);
+                }
+                notes(&mut Notes(e));
+            });
+            p.uint(SEQUENCE_FLAGS, 2);
+        });
+    }
+
+    fn span(
+        &mut self,
+        track: u64,
+        what: What,
+        (start_ps, end_ps): (Ps, Ps),
+        flow: Option<u64>,
+        notes: impl FnOnce(&mut Notes<'_>),
+    ) {
+        self.spans += 1;
+        let named = Some((events::number(what), events::category(what)));
+        self.event(BEGIN, start_ps, track, named, flow, |n| {
+            n.uint(Key::Ps, end_ps - start_ps);
+            n.some(Key::StartSubPs, start_ps % PS_PER_NS);
+            notes(n);
+        });
+        self.event(END, end_ps, track, None, None, |_| ());
+    }
+
+    /// Writes one record.
+    pub fn record(&mut self, r: &Record) {
+        match r.what {
+            What::Mark(mark) => self.mark(r, mark),
+            What::Counter(c) => {
+                let (name, unit) = events::counter(c);
+                let key = (r.actor, counter_index(c));
+                debug_assert!(key.1 < COUNTERS);
+                let track = match self.counters.get(&key) {
+                    Some(&track) => track,
+                    None => {
+                        let address = shown_address(&self.machine, r.actor);
+                        let parent = self.place(&address);
+                        let track = self.describe(parent, name, Some(unit));
+                        self.counters.insert(key, track);
+                        track
+                    }
+                };
+                self.packet(|p| {
+                    p.uint(TIMESTAMP, r.at_ps / PS_PER_NS);
+                    p.message(TRACK_EVENT, |e| {
+                        e.uint(9, COUNTER);
+                        e.uint(11, track);
+                        e.uint(30, r.a);
+                    });
+                });
+            }
+            _ => self.operator(r),
+        }
+    }
+
+    fn operator(&mut self, r: &Record) {
+        let (what, a, b) = (r.what, r.a, r.b);
+        // A wait of no time is no span.
+        if r.start_ps == r.end_ps && what == What::Stage(Stage::WaitMoeStream) {
+            return;
+        }
+        let track = self.stream(r.actor, Stream::of(what, r.place.part));
+        let waited = events::collects(what).then(|| a.checked_sub(1)).flatten();
+        let waited_for = waited.map(|actor| self.address(actor as u32));
+        let limit = match what {
+            What::Send(_) => self.word(b),
+            _ => 0,
+        };
+        let flow = match what {
+            What::TransferOut | What::TransferIn => Some(b),
+            _ => None,
+        };
+        let (start_ps, place) = (r.start_ps, r.place);
+        self.span(track, what, (r.start_ps, r.end_ps), flow, |n| {
+            if place.run > 0 {
+                n.uint(Key::Run, place.run.into());
+            }
+            match what {
+                What::Stage(_) | What::Send(_) | What::PhaseOut | What::PhaseIn => {
+                    n.uint(Key::Layer, place.layer.into());
+                    n.some(Key::Microbatch, place.part.into());
+                }
+                _ => {}
+            }
+            match what {
+                What::Stage(Stage::Experts) if b > 0 => {
+                    n.uint(Key::Expert, a);
+                    n.uint(Key::ExpertTokens, b & 0xffff_ffff);
+                    n.uint(Key::Tokens, b >> 32);
+                }
+                What::Send(_) => {
+                    n.uint(Key::Bytes, a);
+                    n.interned(Key::HeldUpBy, limit);
+                }
+                What::PhaseOut | What::PhaseIn => {
+                    n.uint(Key::Bytes, a);
+                    n.uint(Key::Messages, b);
+                }
+                What::TransferOut | What::TransferIn => n.uint(Key::Bytes, a),
+                What::Step | What::GroupStep => {
+                    n.uint(Key::Requests, a);
+                    n.some(Key::Drawn, b);
+                }
+                What::Batch | What::GroupBatch => {
+                    n.uint(Key::Tokens, a);
+                    n.some(Key::Drawn, b);
+                }
+                What::Fault => n.uint(Key::Fault, a),
+                _ => {}
+            }
+            if let Some(iid) = waited_for {
+                n.interned(Key::WaitedFor, iid);
+                n.uint(Key::WaitedPs, b.saturating_sub(start_ps));
+            }
+        });
+        match what {
+            What::Send(stage) => {
+                let sends = self.sends.entry(r.actor).or_default();
+                sends.push_back(((stage, r.place), r.end_ps));
+                if sends.len() > SENDS_KEPT {
+                    sends.pop_front();
+                }
+            }
+            What::Stage(stage) => {
+                if let Some(source) = waited
+                    && source as u32 != r.actor
+                {
+                    self.arrow(source as u32, track, (stage, r.place), r.actor, b);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// From the flag that came last to who waited for it.
+    fn arrow(&mut self, source: u32, track: u64, key: SendKey, actor: u32, at_ps: Ps) {
+        let sent = self.sends.get(&source);
+        let Some(&(_, sent_ps)) = sent.and_then(|s| s.iter().rev().find(|s| s.0 == key)) else {
+            return;
+        };
+        let (stage, place) = key;
+        let at =
+            u64::from(place.run) << 32 | u64::from(place.layer) << 16 | u64::from(place.part) << 8;
+        let flow = mix(mix(at | stage as u64) ^ (u64::from(source) << 32 | u64::from(actor)));
+        let from = self.stream(source, Stream::of(What::Send(stage), place.part));
+        for (i, track, ps) in [(0, from, sent_ps), (1, track, at_ps)] {
+            let named = Some((events::extra(i), events::FLAG));
+            self.event(INSTANT, ps, track, named, Some(flow), |_| ());
+        }
+    }
+
+    /// A request's stages follow each other without gaps on a track of its own.
+    fn mark(&mut self, r: &Record, mark: Mark) {
+        let (request, now) = (r.a, r.at_ps);
+        if mark == Mark::Arrived {
+            if now < self.window_ps.0 || now >= self.window_ps.1 {
+                return;
+            }
+            if self.requests_track == 0 {
+                self.requests_track = self.describe(0, "requests", None);
+            }
+            let track = self.describe(self.requests_track, &format!("request {request}"), None);
+            self.followed.insert(
+                request,
+                Followed {
+                    track,
+                    since_ps: now,
+                },
+            );
+            let home = self.address(r.actor);
+            let named = Some((events::number(r.what), events::REQUEST));
+            self.spans += 1;
+            self.event(BEGIN, now, track, named, None, |n| {
+                n.some(Key::StartSubPs, now % PS_PER_NS);
+                n.uint(Key::Request, request);
+                n.interned(Key::Actor, home);
+                n.uint(Key::PromptTokens, r.b & 0xffff_ffff);
+                n.uint(Key::OutputTokens, r.b >> 32);
+            });
+            return;
+        }
+        let Some(f) = self.followed.get_mut(&request) else {
+            return;
+        };
+        let track = f.track;
+        let since_ps = f.since_ps;
+        if !mark.beside() {
+            f.since_ps = now;
+        }
+        let actor = self.address(r.actor);
+        let flow = Some(mix(request ^ 0x7265_7175_6573_7400));
+        let notes = |n: &mut Notes<'_>| {
+            n.uint(Key::Request, request);
+            n.interned(Key::Actor, actor);
+            match mark {
+                Mark::BlocksRead => n.uint(Key::Blocks, r.b),
+                Mark::Batched => n.uint(Key::Run, r.b),
+                Mark::Stepped => {
+                    n.uint(Key::Step, r.b >> 32);
+                    n.uint(Key::Tokens, r.b & 0xffff_ffff);
+                }
+                Mark::FirstToken | Mark::TokensHome => n.uint(Key::Tokens, r.b),
+                Mark::Ended => n.uint(Key::Complete, r.b),
+                _ => {}
+            }
+        };
+        if mark.beside() {
+            let named = Some((events::number(r.what), events::REQUEST));
+            self.event(INSTANT, now, track, named, None, |n| {
+                n.some(Key::StartSubPs, now % PS_PER_NS);
+                notes(n);
+            });
+            return;
+        }
+        self.span(track, r.what, (since_ps, now), flow, notes);
+        if mark == Mark::Ended {
+            self.event(END, now, track, None, None, |_| ());
+            self.followed.remove(&request);
+        }
+    }
+}
+
+pub fn limit_name(limit: u64) -> &'static str {
+    match limit {
+        l if l == Limit::Lanes as u64 => "lanes",
+        l if l == Limit::Sio as u64 => "sio",
+        _ => "cores",
+    }
+}
+
+/// Annotations of an event.
+struct Notes<'a>(&'a mut Out);
+
+impl Notes<'_> {
+    fn note(&mut self, key: Key, value: impl FnOnce(&mut Out)) {
+        self.0.message(4, |a| {
+            a.uint(1, key as u64 + 1);
+            value(a);
+        });
+    }
+
+    fn uint(&mut self, key: Key, v: u64) {
+        self.note(key, |a| a.uint(3, v));
+    }
+
+    /// Left out when it is 0.
+    fn some(&mut self, key: Key, v: u64) {
+        if v > 0 {
+            self.uint(key, v);
+        }
+    }
+
+    fn interned(&mut self, key: Key, iid: u64) {
+        self.note(key, |a| a.uint(17, iid));
+    }
+}

@@ -1,0 +1,207 @@
+//! The thread that writes a trace while the machine runs: it takes records in their final order over a bounded
+//! channel, and writes whole packets, so that the file is valid wherever it ends. When the disk is full the
+//! machine runs on; what was written stays readable, and the failure is told once.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Sender, bounded};
+use supernode_actors::launch::{Recorded, Wanted};
+use supernode_actors::time::Ps;
+use supernode_actors::trace::{ActorSet, Record, Requests, TraceSpec, What};
+use supernode_topology::Machine;
+
+use super::packets::{Header, Writer};
+use crate::error::{Error, Result};
+
+/// Batches that may wait for the writer before the machine does.
+const BATCHES_MAX: usize = 16;
+/// Bytes gathered before they are written.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// What is traced.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TraceOptions {
+    /// Actors whose spans are written, as an address or pattern; `None`: all.
+    pub pattern: Option<String>,
+    /// Virtual time of spans, and of the arrival of requests.
+    pub from_ps: Ps,
+    pub until_ps: Ps,
+    /// Share of the requests that are followed.
+    pub requests: f64,
+    /// Spans of actors are written until the file has this size; requests to their end.
+    pub bytes_max: u64,
+}
+
+impl TraceOptions {
+    /// # Errors
+    /// When the pattern selects nothing.
+    pub fn spec(&self, machine: &Machine, seed: u64) -> Result<TraceSpec> {
+        let pattern = self.pattern.as_deref().unwrap_or("**");
+        let selected = machine
+            .select(pattern)
+            .map_err(|e| Error::user(format!("--trace-match: {e}")))?;
+        Ok(TraceSpec {
+            actors: Some(ActorSet::new(
+                machine.actor_count(),
+                selected.iter().map(|a| a.0),
+            )),
+            from_ps: self.from_ps,
+            until_ps: self.until_ps,
+            requests: Requests::share(self.requests, seed),
+        })
+    }
+}
+
+/// What came of a trace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Summary {
+    pub spans: u64,
+    pub bytes: u64,
+    /// Spans of actors that were left out because the file had its full size.
+    pub left_out: u64,
+    /// Records that the machine gave up because too many came at once.
+    pub lost: u64,
+}
+
+/// A trace being written.
+#[derive(Debug)]
+pub struct Sink {
+    path: PathBuf,
+    sender: Option<Sender<Recorded>>,
+    full: Arc<AtomicBool>,
+    thread: Option<JoinHandle<std::io::Result<Summary>>>,
+}
+
+impl Sink {
+    /// Creates the file and starts the thread.
+    ///
+    /// # Errors
+    /// When the file cannot be created.
+    pub fn create(
+        path: &Path,
+        machine: Arc<Machine>,
+        header: &Header,
+        options: &TraceOptions,
+    ) -> Result<Self> {
+        let failed = |e: std::io::Error| {
+            Error::failed(format!("cannot write the trace to {}: {e}", path.display()))
+        };
+        let file = File::create(path).map_err(failed)?;
+        let (sender, receiver) = bounded::<Recorded>(BATCHES_MAX);
+        let full = Arc::new(AtomicBool::new(false));
+        let mut job = Job {
+            file,
+            writer: Writer::new(machine, header, (options.from_ps, options.until_ps)),
+            bytes_max: options.bytes_max,
+            full: full.clone(),
+            summary: Summary::default(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("trace".into())
+            .spawn(move || {
+                for batch in &receiver {
+                    job.take(&batch)?;
+                }
+                job.finish()
+            })
+            .map_err(failed)?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            sender: Some(sender),
+            full,
+            thread: Some(thread),
+        })
+    }
+
+    /// Hands over what was recorded; waits when the writer is far behind. Says what is still wanted.
+    pub fn take(&mut self, recorded: Recorded) -> Wanted {
+        // A writer that has failed tells so at the end.
+        let gone = match &self.sender {
+            Some(sender) => sender.send(recorded).is_err(),
+            None => true,
+        };
+        if gone {
+            self.sender = None;
+            Wanted::Nothing
+        } else if self.full.load(Ordering::Relaxed) {
+            Wanted::Requests
+        } else {
+            Wanted::All
+        }
+    }
+
+    /// Waits until all is written.
+    ///
+    /// # Errors
+    /// When something could not be written: what could be is a valid trace.
+    pub fn finish(mut self) -> Result<Summary> {
+        self.sender = None;
+        let thread = self.thread.take().expect("it is finished once");
+        let path = self.path.display();
+        match thread.join() {
+            Ok(Ok(summary)) => Ok(summary),
+            Ok(Err(e)) => Err(Error::failed(format!(
+                "cannot write all of the trace to {path}: {e}; what is there is a valid trace"
+            ))),
+            Err(_) => Err(Error::failed(format!("the writer of {path} broke"))),
+        }
+    }
+}
+
+struct Job {
+    file: File,
+    writer: Writer,
+    bytes_max: u64,
+    full: Arc<AtomicBool>,
+    summary: Summary,
+}
+
+impl Job {
+    fn take(&mut self, batch: &Recorded) -> std::io::Result<()> {
+        self.summary.lost += batch.lost;
+        for record in &batch.records {
+            self.record(record);
+            if self.writer.bytes().len() >= CHUNK_BYTES {
+                self.flush()?;
+            }
+        }
+        // What is there now survives whatever ends the program.
+        self.flush()
+    }
+
+    fn record(&mut self, record: &Record) {
+        let of_actor = !matches!(record.what, What::Mark(_));
+        if of_actor && self.summary.bytes + self.writer.bytes().len() as u64 >= self.bytes_max {
+            self.full.store(true, Ordering::Relaxed);
+            self.summary.left_out += 1;
+            return;
+        }
+        self.writer.record(record);
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let packets = std::mem::take(self.writer.bytes());
+        let written = self.file.write_all(&packets);
+        if let Err(e) = written {
+            // Half a packet is no packet.
+            let _ = self.file.set_len(self.summary.bytes);
+            return Err(e);
+        }
+        self.summary.bytes += packets.len() as u64;
+        *self.writer.bytes() = packets;
+        self.writer.bytes().clear();
+        Ok(())
+    }
+
+    fn finish(mut self) -> std::io::Result<Summary> {
+        self.flush()?;
+        self.file.flush()?;
+        self.summary.spans = self.writer.spans;
+        Ok(self.summary)
+    }
+}
