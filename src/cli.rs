@@ -3,17 +3,22 @@
 //! 2 the input is wrong, 130 stopped by Ctrl-C.
 
 mod fault;
+mod fault_live;
 mod interrupt;
 mod ops;
 mod output;
 mod progress;
+mod remote;
 mod run;
 mod scenario_args;
 mod schema;
+mod status;
 mod sweep;
+mod top;
 mod topology;
 mod trace;
 mod trace_args;
+mod up;
 mod workload;
 
 use std::io::{IsTerminal, Write};
@@ -54,6 +59,9 @@ enum Command {
     Topology(topology::Args),
     Trace(trace::Args),
     Schema(schema::Args),
+    Up(up::Args),
+    Status(status::Args),
+    Top(top::Args),
 }
 
 /// Runs the command that the arguments name.
@@ -71,6 +79,9 @@ pub fn main() -> ExitCode {
         Command::Topology(args) => topology::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Schema(args) => schema::run(&args),
+        Command::Up(args) => up::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Top(args) => top::run(&args),
     });
     finish(done)
 }

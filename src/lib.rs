@@ -7,6 +7,7 @@ pub mod cli;
 pub mod error;
 mod expert_files;
 pub mod fault;
+pub mod live;
 mod npy;
 pub mod ops;
 pub mod report;

@@ -52,6 +52,17 @@ pub struct Finished {
     pub machine: Arc<Machine>,
 }
 
+/// A machine that stays up, and what it was launched from.
+pub struct Launched {
+    pub supernode: Supernode,
+    pub load: Load,
+    pub scenario: Scenario,
+    pub model: ModelSpec,
+    pub source: Source,
+    pub notes: Vec<String>,
+    pub int8_tops_per_npu: f64,
+}
+
 /// A scenario whose machine, model and workload have been read and found good.
 #[derive(Debug)]
 pub struct Prepared {
@@ -111,6 +122,36 @@ impl Prepared {
     /// Requests that will be offered.
     pub fn requests(&self) -> u64 {
         self.load.requests.len() as u64
+    }
+
+    /// Launches a machine that stays up; the workload is handed out beside it.
+    pub fn launch_live(self, shards: u32) -> Result<Launched> {
+        let int8_tops_per_npu = int8_tops_per_npu(&self.machine);
+        let phase = self.load.phase;
+        let supernode = Supernode::launch_live(Launch {
+            machine: self.machine,
+            model: self.model.clone(),
+            serving: self.scenario.serving(),
+            calibration: self.calibration,
+            seed: self.scenario.seed,
+            shards,
+            load: Load {
+                phase,
+                requests: Vec::new(),
+                concurrency: None,
+            },
+            experts: self.experts,
+        })
+        .map_err(|LaunchError::Config(why)| Error::user(why))?;
+        Ok(Launched {
+            supernode,
+            load: self.load,
+            scenario: self.scenario,
+            model: self.model,
+            source: self.source,
+            notes: self.notes,
+            int8_tops_per_npu,
+        })
     }
 
     /// Launches, runs to the end (or to where `observe` stops it) and reports.

@@ -86,7 +86,7 @@ fn drive(
             }
         }
     }
-    machine.run_until(u64::MAX - 1, WHILE).unwrap();
+    machine.run_until(u64::MAX, WHILE).unwrap();
     machine.take_deliveries(&mut out);
     for d in out {
         match d.what {

@@ -40,6 +40,7 @@ fn stats() -> (RunStats, Vec<Offered>) {
         });
         let failed = id == 99;
         s.records.push(RequestRecord {
+            prefill_start_ps: 0,
             id,
             home: 0,
             arrival_ps,

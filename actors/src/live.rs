@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::cpu::Store;
 use crate::die::Part as DiePart;
 use crate::launch::{RunError, Supernode};
 use crate::message::Msg;
@@ -57,7 +58,8 @@ impl Supernode {
         self.sim.inject(at, to, Msg::Cancel { request });
     }
 
-    /// Handles everything before `until_ps`, or as much of it as there is wall time for. Returns the time reached.
+    /// Handles everything before `until_ps`, or as much of it as there is wall time for; virtual time passes up to it
+    /// even if nothing happens (`Ps::MAX`: only as far as something does). Returns the time reached.
     ///
     /// # Errors
     /// A bug: an actor panicked.
@@ -66,7 +68,7 @@ impl Supernode {
         let slice = (wall_most / 4).max(Duration::from_micros(500));
         let ended = self
             .sim
-            .run(Some(until_ps), slice, &mut |_| {
+            .run((until_ps < Ps::MAX).then_some(until_ps), slice, &mut |_| {
                 if started.elapsed() >= wall_most {
                     runtime::Flow::Stop
                 } else {
@@ -178,6 +180,16 @@ impl Supernode {
             sum.3 += l.down.busy_ps;
         }
         sum
+    }
+
+    /// Forgets every block of the pooled KV cache.
+    pub fn forget_cache(&mut self) {
+        let shared = std::sync::Arc::clone(&self.shared);
+        for world in self.sim.models_mut() {
+            for cpu in world.cpus.iter_mut().flatten() {
+                cpu.store = Store::new(shared.layout.pool.contains(&cpu.index), &shared);
+            }
+        }
     }
 
     /// Requests put in so far, and those that have ended.

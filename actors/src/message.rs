@@ -97,6 +97,8 @@ pub struct Learned {
 pub struct Handoff {
     pub prompt: Prompt,
     pub cached_tokens: u32,
+    /// When its first batch started.
+    pub started_ps: Ps,
     /// Keys of new full blocks, to be written to their owners.
     pub new_blocks: Vec<u64>,
 }
@@ -149,6 +151,8 @@ pub enum Msg {
     FirstToken {
         request: u64,
         cached: u32,
+        /// When its first batch started.
+        started_ps: Ps,
     },
     /// `count` tokens after the `from`th; the last ones if `last`.
     Tokens {
@@ -304,7 +308,9 @@ impl Msg {
             Msg::Taken => m(0, 0, 0),
             Msg::Arrival => m(1, 0, 0),
             Msg::BacklogReply { request, tokens } => m(3, *request, *tokens),
-            Msg::FirstToken { request, cached } => m(4, *request, u64::from(*cached)),
+            Msg::FirstToken {
+                request, cached, ..
+            } => m(4, *request, u64::from(*cached)),
             Msg::Tokens {
                 request,
                 from,

@@ -63,6 +63,8 @@ pub struct RequestRecord {
     /// CPU index of its home.
     pub home: u32,
     pub arrival_ps: Ps,
+    /// When its first prefill batch started (0 if none did).
+    pub prefill_start_ps: Ps,
     /// When the first token reached the home (0 if none did).
     pub first_token_ps: Ps,
     /// When the last token reached the home, or when the request failed.

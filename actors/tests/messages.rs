@@ -131,7 +131,11 @@ fn samples() -> Vec<Msg> {
         Msg::Cancel { request },
         Msg::Cancelled { request },
         Msg::BacklogReply { request, tokens: 9 },
-        Msg::FirstToken { request, cached: 9 },
+        Msg::FirstToken {
+            request,
+            cached: 9,
+            started_ps: 4,
+        },
         Msg::Tokens {
             request,
             from: 1,
@@ -164,6 +168,7 @@ fn samples() -> Vec<Msg> {
         Msg::Handoff(Box::new(Handoff {
             prompt,
             cached_tokens: 128,
+            started_ps: 7,
             new_blocks: vec![1, 2],
         })),
         Msg::Computed { part: 1 },

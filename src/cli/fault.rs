@@ -1,17 +1,18 @@
-//! `supernode fault`: what a fault plan would hit, without running anything.
+//! `supernode fault`: what a fault plan would hit, without running anything; and faults of a live machine.
 
 use std::fmt::Write;
 
 use serde_json::json;
 use supernode_actors::fault::{Fault, Ways};
 
+use super::fault_live::{self, Clear, List, Strike};
 use super::output;
 use crate::error::Result;
 use crate::fault::{Plan, time_text};
 use crate::report::count;
 use crate::run;
 
-/// Look at fault plans
+/// Look at fault plans, and break parts of a live machine
 #[derive(Debug, clap::Args)]
 #[command(arg_required_else_help = true)]
 pub struct Args {
@@ -46,6 +47,31 @@ Groups (node7, node7/l1.2, plane4, plane4/l2.9, rack3) and patterns mean all the
         #[arg(long)]
         rates: bool,
     },
+    /// Live: leave a link only so much of its bandwidth (x0.3)
+    Slow(Strike),
+    /// Live: make each message on a link take so much longer (5us)
+    Delay(Strike),
+    /// Live: make each message on a link take up to so much longer (5us)
+    Jitter(Strike),
+    /// Live: lose this share of a link's packets (2%)
+    Loss(Strike),
+    /// Live: take a link down and up again (every 100ms up 50%)
+    Flap(Strike),
+    /// Live: take a link down
+    Down(Strike),
+    /// Live: leave a die or CPU only so much of its clock (x0.5)
+    Throttle(Strike),
+    /// Live: leave a die only so much of its memory's bandwidth (x0.5)
+    #[command(name = "hbm_slow")]
+    HbmSlow(Strike),
+    /// Live: make a die or CPU do nothing
+    Hang(Strike),
+    /// Live: make a die or CPU lose all it had in memory ([restart 2s])
+    Crash(Strike),
+    /// Live: list the faults of a machine that is up
+    List(List),
+    /// Live: end a fault, or all
+    Clear(Clear),
 }
 
 /// Parts shown of each fault.
@@ -54,12 +80,26 @@ const SHOWN: usize = 4;
 const SPAN_S: f64 = 60.0;
 
 pub fn run(args: &Args) -> Result<()> {
-    let Command::Check {
-        plan,
-        machine,
-        json,
-        rates,
-    } = &args.command;
+    let (plan, machine, json, rates) = match &args.command {
+        Command::Check {
+            plan,
+            machine,
+            json,
+            rates,
+        } => (plan, machine, json, rates),
+        Command::Slow(s) => return fault_live::strike("slow", s),
+        Command::Delay(s) => return fault_live::strike("delay", s),
+        Command::Jitter(s) => return fault_live::strike("jitter", s),
+        Command::Loss(s) => return fault_live::strike("loss", s),
+        Command::Flap(s) => return fault_live::strike("flap", s),
+        Command::Down(s) => return fault_live::strike("down", s),
+        Command::Throttle(s) => return fault_live::strike("throttle", s),
+        Command::HbmSlow(s) => return fault_live::strike("hbm_slow", s),
+        Command::Hang(s) => return fault_live::strike("hang", s),
+        Command::Crash(s) => return fault_live::strike("crash", s),
+        Command::List(l) => return fault_live::list(l),
+        Command::Clear(c) => return fault_live::clear(c),
+    };
     if *rates {
         return output::stdout(crate::fault::RATES);
     }

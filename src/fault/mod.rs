@@ -10,7 +10,7 @@ use supernode_topology::{ActorId, Machine};
 
 use crate::error::{Error, Result};
 
-pub use line::{Spoken, time_ps, time_text};
+pub use line::{Spoken, span_ps, time_ps, time_text};
 pub use random::RATES;
 
 /// A fault and where it was said.

@@ -265,6 +265,7 @@ mod tests {
                 output_tokens: 10,
             });
             records.push(RequestRecord {
+                prefill_start_ps: 0,
                 id,
                 home: 0,
                 arrival_ps,

@@ -21,6 +21,7 @@ struct Open {
     first_token_ps: Ps,
     delivered: u32,
     cached: u32,
+    prefill_start_ps: Ps,
     retries: u32,
     backlog_awaited: u32,
     backlog_best: Option<(u64, Actor)>,
@@ -146,6 +147,7 @@ impl Home {
                 first_token_ps: 0,
                 delivered: 0,
                 cached: 0,
+                prefill_start_ps: 0,
                 retries: 0,
                 backlog_awaited: 0,
                 backlog_best: None,
@@ -234,13 +236,20 @@ impl Home {
         self.placer.reply(from, request, free, waiting, env);
     }
 
-    pub fn first_token(&mut self, request: u64, cached: u32, env: &mut Env<'_, '_>) {
+    pub fn first_token(
+        &mut self,
+        request: u64,
+        cached: u32,
+        started_ps: Ps,
+        env: &mut Env<'_, '_>,
+    ) {
         let now = env.now();
         let open = self
             .open
             .get_mut(&request)
             .expect("tokens come for requests that are open");
         open.cached = cached;
+        open.prefill_start_ps = started_ps;
         open.first_token_ps = now;
         open.delivered += 1;
         env.mark(Mark::FirstToken, request, 1);
@@ -306,6 +315,7 @@ impl Home {
             id: request,
             home: self.cpu,
             arrival_ps: open.spec.arrival_ps,
+            prefill_start_ps: open.prefill_start_ps,
             first_token_ps: open.first_token_ps,
             end_ps: env.now(),
             prompt_tokens: open.spec.prompt_tokens,

@@ -30,7 +30,11 @@ impl Cpu {
             Msg::BacklogReply { request, tokens } => {
                 self.home.backlog_reply(from, request, tokens, env)
             }
-            Msg::FirstToken { request, cached } => self.home.first_token(request, cached, env),
+            Msg::FirstToken {
+                request,
+                cached,
+                started_ps,
+            } => self.home.first_token(request, cached, started_ps, env),
             Msg::Tokens {
                 request,
                 from: first,

@@ -629,6 +629,7 @@ impl PrefillRank {
             Msg::FirstToken {
                 request: h.prompt.request,
                 cached: h.cached_tokens,
+                started_ps: h.started_ps,
             },
         );
         for &key in &h.new_blocks {

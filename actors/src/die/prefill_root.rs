@@ -29,6 +29,8 @@ struct Job {
     cached_blocks: u32,
     /// Tokens computed so far.
     computed: u32,
+    /// When its first batch started.
+    started_ps: Option<Ps>,
     /// Nobody waits for it any more.
     cancelled: bool,
 }
@@ -112,6 +114,7 @@ impl PrefillRoot {
             cached_tokens: 0,
             cached_blocks: 0,
             computed: 0,
+            started_ps: None,
             cancelled: false,
         };
         if job.keys.is_empty() || env.shared.layout.ring.is_empty() {
@@ -274,6 +277,7 @@ impl PrefillRoot {
         if self.queue.is_empty() {
             return;
         }
+        let now = env.now();
         let (mut tokens, mut attended, mut context, mut requests) = (0u64, 0.0, 0u64, 0u32);
         let mut finished = Vec::new();
         while tokens < self.budget {
@@ -291,6 +295,7 @@ impl PrefillRoot {
                 env.mark(Mark::Batched, job.prompt.request, self.batches + 1);
             }
             job.computed += n as u32;
+            job.started_ps.get_or_insert(now);
             if job.left() == 0 {
                 finished.push(self.queue.pop_front().expect("it was just there"));
             }
@@ -426,6 +431,7 @@ impl PrefillRoot {
             let handoff = Handoff {
                 prompt: job.prompt,
                 cached_tokens: job.cached_tokens,
+                started_ps: job.started_ps.expect("a batch has computed it"),
                 new_blocks,
             };
             env.control(keeper, Msg::Handoff(Box::new(handoff)));
