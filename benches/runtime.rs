@@ -7,6 +7,8 @@
 
 #[path = "peers/actix_peer.rs"]
 mod actix_peer;
+#[path = "common/mod.rs"]
+mod common;
 #[path = "peers/nexosim_peer.rs"]
 mod nexosim_peer;
 #[path = "peers/ours.rs"]
@@ -16,6 +18,7 @@ mod pattern;
 
 use std::time::Duration;
 
+use common::{Row, quick};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use pattern::Pattern;
 
@@ -33,8 +36,8 @@ const RUNS: [(&str, Run); 5] = [
 fn main() {
     let mut criterion = Criterion::default()
         .sample_size(10)
-        .warm_up_time(Duration::from_millis(200))
-        .measurement_time(Duration::from_secs(2))
+        .warm_up_time(Duration::from_millis(if quick() { 1 } else { 200 }))
+        .measurement_time(Duration::from_millis(if quick() { 10 } else { 2_000 }))
         .configure_from_args();
     let mut table: Vec<(Pattern, &str, f64)> = Vec::new();
     for pattern in Pattern::ALL {
@@ -61,23 +64,20 @@ fn main() {
     }
     criterion.final_summary();
 
-    println!(
-        "\n{:<20} {:<20} {:>12} {:>16} {:>14}",
-        "pattern", "runtime", "ns/message", "million/s", "1 shard is"
-    );
-    for &(pattern, name, seconds) in &table {
-        let messages = pattern.messages() as f64;
-        let ours = table
-            .iter()
-            .find(|(p, n, _)| *p == pattern && *n == RUNS[0].0)
-            .map_or(seconds, |r| r.2);
-        println!(
-            "{:<20} {:<20} {:>12.1} {:>16.2} {:>12.2} x",
-            pattern.name(),
-            name,
-            seconds * 1e9 / messages,
-            messages / seconds / 1e6,
-            seconds / ours,
-        );
-    }
+    let rows: Vec<Row> = table
+        .iter()
+        .map(|&(pattern, name, seconds)| {
+            let peers = table
+                .iter()
+                .filter(|(p, n, _)| *p == pattern && *n != name && name.starts_with("supernode"))
+                .map(|(_, n, s)| ((*n).to_string(), s / seconds));
+            Row {
+                what: format!("{}, {name}", pattern.name()),
+                value: pattern.messages() as f64 / seconds * 1e-6,
+                unit: "million messages/s",
+                against: peers.collect(),
+            }
+        })
+        .collect();
+    common::print("runtime", &rows);
 }

@@ -46,15 +46,11 @@ impl Routing {
         match &self.alias {
             None if self.experts == 256 && self.top_k == 8 => draw_even_256(tokens, rng, counts),
             None => self.draw_with(tokens, rng, counts, |rng, n| rng.below(u64::from(n)) as u32),
-            Some(table) => self.draw_with(tokens, rng, counts, |rng, n| {
-                let r = rng.next_u64();
-                let i = ((r >> 32) * u64::from(n)) >> 32;
-                let (threshold, alias) = table[i as usize];
-                if (r as u32) < threshold {
-                    i as u32
-                } else {
-                    u32::from(alias)
-                }
+            Some(table) if table.len() <= 256 && self.top_k == 8 => {
+                draw_alias_8(table, tokens, rng, counts);
+            }
+            Some(table) => self.draw_with(tokens, rng, counts, |rng, _| {
+                pick(table, rng.next_u64() as u32)
             }),
         }
     }
@@ -160,6 +156,57 @@ fn draw_shares(include: &[f64]) -> Vec<f64> {
     }
     let sum: f64 = at(high).sum();
     at(high).map(|s| s / sum).collect()
+}
+
+/// One draw from an alias table by 32 random bits: the whole part of their product with the table's length is the entry,
+/// its fraction decides between the entry and its alias.
+#[inline]
+fn pick(table: &[(u32, u16)], random: u32) -> u32 {
+    let product = u64::from(random) * table.len() as u64;
+    let i = (product >> 32) as u32;
+    let (threshold, alias) = table[i as usize];
+    if (product as u32) < threshold {
+        i
+    } else {
+        u32::from(alias)
+    }
+}
+
+/// Eight distinct experts a token out of at most 256, from an alias table: eight draws from four words at once, and one
+/// at a time what is then still missing.
+fn draw_alias_8(table: &[(u32, u16)], tokens: u32, rng: &mut Rng, counts: &mut [u32]) {
+    for _ in 0..tokens {
+        let mut drawn = [0u8; 8];
+        for two in drawn.chunks_exact_mut(2) {
+            let r = rng.next_u64();
+            two[0] = pick(table, r as u32) as u8;
+            two[1] = pick(table, (r >> 32) as u32) as u8;
+        }
+        if distinct8(drawn) {
+            for e in drawn {
+                counts[usize::from(e)] += 1;
+            }
+            continue;
+        }
+        let mut chosen = [0u64; 4];
+        let mut left = 8;
+        let mut take = |e: u32| {
+            let (word, bit) = ((e >> 6) as usize, 1u64 << (e & 63));
+            if chosen[word] & bit == 0 {
+                chosen[word] |= bit;
+                counts[e as usize] += 1;
+                left -= 1;
+            }
+            left > 0
+        };
+        let mut more = true;
+        for e in drawn {
+            more = take(u32::from(e));
+        }
+        while more {
+            more = take(pick(table, rng.next_u64() as u32));
+        }
+    }
 }
 
 /// Eight distinct bytes of a 64-bit word are one token's choice; words with a repeated byte are drawn again.

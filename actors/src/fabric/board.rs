@@ -14,7 +14,7 @@
 use super::link::Direction;
 use super::outgoing::{COUNT_BITS, Cell};
 use super::paths::BothReaches;
-use super::serving::{Column, Inbox, Receipt, Taking};
+use super::serving::{Column, Inbox, Receipt, Served, Taking};
 use super::shape::Shape;
 use crate::time::Ps;
 
@@ -63,6 +63,10 @@ struct Phase {
     posted: u32,
     /// Local ranks that have not collected it; 0: the phase is over, or has not begun.
     awaited: u32,
+    /// Sources that sent anything to this shard: in order, once all have posted.
+    senders: Vec<u16>,
+    /// Messages to each local rank.
+    incoming: Vec<u32>,
     /// Number of the last phase that each local rank collected.
     collected: Vec<u32>,
     /// Block by block, in each source by source.
@@ -70,6 +74,13 @@ struct Phase {
 }
 
 impl Phase {
+    fn served<'a>(&self, units: &'a [u16]) -> Served<'a> {
+        Served {
+            units,
+            unit_ps: [self.between_ps, self.inside_ps],
+        }
+    }
+
     /// Whether a source has posted.
     fn has(&self, source: usize) -> bool {
         self.row_of[source] == self.number
@@ -115,7 +126,7 @@ struct Early {
 
 impl Board {
     /// Cells of a rank over all open phases are numbered with so many bits.
-    pub const CELLS_MAX: usize = 1 << COUNT_BITS;
+    pub const CELLS_MAX: usize = 1 << (COUNT_BITS - 1);
 
     /// # Panics
     /// When a rank has more than `CELLS_MAX` cells.
@@ -138,6 +149,8 @@ impl Board {
             row_of: vec![0; ranks],
             posted: 0,
             awaited: 0,
+            senders: Vec::new(),
+            incoming: vec![0; locals],
             collected: vec![0; locals],
             cells: vec![0; cells],
         };
@@ -157,7 +170,8 @@ impl Board {
         &self.shape
     }
 
-    /// Takes what one source posts: a cell for each slot of each local rank, in their order. When it is the last
+    /// Takes what one source posts: a cell for each slot of each local rank, in their order, or none at all when it
+    /// sends nothing to any of them. When it is the last
     /// source of the phase, says when each local rank's last flag arrives. The order of posts does not matter.
     ///
     /// # Panics
@@ -180,12 +194,21 @@ impl Board {
             p.inside_ps = self.cost.inside.per_byte.ps(u64::from(send.unit_bytes));
             p.between_ps = self.cost.between.per_byte.ps(u64::from(send.unit_bytes));
             p.flag_ps = send.flag_ps;
+            p.senders.clear();
+            p.incoming.fill(0);
         }
         let source = send.source as usize;
         p.from_ps = p.from_ps.min(send.from_ps);
         p.flags_from_ps[source] = send.flags_from_ps;
         p.row_of[source] = send.phase;
         p.posted += 1;
+        if !cells.is_empty() {
+            p.senders.push(send.source);
+            let slots = self.shape.slots;
+            for (n, of_rank) in p.incoming.iter_mut().zip(cells.chunks_exact(slots)) {
+                *n += of_rank.iter().map(|&c| u32::from(c != 0)).sum::<u32>();
+            }
+        }
         let of_block = self.shape.ranks() * self.width;
         let mut at = source * self.width;
         let (lines, rest) = if self.width == LINE_CELLS {
@@ -202,6 +225,7 @@ impl Board {
             at += of_block;
         }
         if p.posted == self.expected {
+            p.senders.sort_unstable();
             let p = &self.phases[tag(send.channel, send.phase)];
             last_flags(&self.shape, p, &self.cost, arrived);
         }
@@ -275,8 +299,9 @@ impl Board {
             };
             // Mostly: one phase, all of it.
             self.inbox.open(self.phases[whole].from_ps);
-            let mut got = [self.gather(rank, whole, None, units)];
-            self.inbox.serve::<false>(lanes, &mut got);
+            let mut got = [self.gather(rank, whole, None, 0, units)];
+            let served = self.phases[whole].served(units);
+            self.inbox.serve::<false>(lanes, &[served], &mut got);
             let [got] = got;
             return got;
         }
@@ -285,38 +310,42 @@ impl Board {
         let base = due.iter().map(|&t| self.phases[t].from_ps).min();
         self.inbox.open(base.unwrap_or(0));
         let (slots, cells) = (self.shape.slots, self.shape.ranks() * self.shape.slots);
-        let mut got = vec![Receipt::default(); self.phases.len()];
+        let mut taken = vec![0u16; due.len() * cells];
+        let mut got = Vec::with_capacity(due.len());
+        for (i, (&t, taken)) in due.iter().zip(taken.chunks_exact_mut(cells)).enumerate() {
+            let by_ps = (Some(t) != whole).then_some(now_ps);
+            got.push(self.gather(rank, t, by_ps, i * cells, taken));
+        }
+        let served: Vec<Served<'_>> = due
+            .iter()
+            .zip(taken.chunks_exact(cells))
+            .map(|(&t, taken)| self.phases[t].served(taken))
+            .collect();
+        self.inbox.serve::<true>(lanes, &served, &mut got);
         let (block, first) = self.place(index);
-        let mut some = vec![0; cells];
-        for &t in &due {
+        let mut of_whole = Receipt::default();
+        for ((&t, taken), got) in due.iter().zip(taken.chunks_exact(cells)).zip(got) {
             if Some(t) == whole {
-                got[t] = self.gather(rank, t, None, units);
-                self.inbox.tag(t);
+                units.copy_from_slice(taken);
+                of_whole = got;
                 continue;
             }
-            got[t] = self.gather(rank, t, Some(now_ps), &mut some);
-            self.inbox.tag(t);
-            if got[t].messages == 0 {
+            if got.messages == 0 {
                 continue;
             }
-            // What is served now is taken off the board.
+            // What has been served is taken off the board.
             let early = self.early[index][t].get_or_insert_with(|| Early {
                 receipt: Receipt::default(),
                 units: vec![0; cells],
             });
-            let cells = &mut self.phases[t].cells[block..];
-            for (i, n) in some.iter().enumerate().filter(|(_, n)| **n > 0) {
+            early.receipt.add(&got);
+            let on_board = &mut self.phases[t].cells[block..];
+            for (i, n) in taken.iter().enumerate().filter(|(_, n)| **n > 0) {
                 early.units[i] += n;
-                cells[i / slots * self.width + first + i % slots] = 0;
+                on_board[i / slots * self.width + first + i % slots] = 0;
             }
         }
-        self.inbox.serve::<true>(lanes, &mut got);
-        for &t in due.iter().filter(|&&t| Some(t) != whole) {
-            if let Some(early) = &mut self.early[index][t] {
-                early.receipt.add(&got[t]);
-            }
-        }
-        whole.map_or_else(Receipt::default, |t| std::mem::take(&mut got[t]))
+        of_whole
     }
 
     /// Where a local rank's block begins, and its cells in each source's part of it.
@@ -326,25 +355,42 @@ impl Board {
     }
 
     /// Puts `rank`'s cells of a phase into the inbox: all, or those that have come by `by_ps`.
-    fn gather(&mut self, rank: u16, t: usize, by_ps: Option<Ps>, units: &mut [u16]) -> Receipt {
+    fn gather(
+        &mut self,
+        rank: u16,
+        t: usize,
+        by_ps: Option<Ps>,
+        first_index: usize,
+        units: &mut [u16],
+    ) -> Receipt {
         let p = &self.phases[t];
-        let missing: Vec<bool> = if p.posted as usize == self.shape.ranks() {
-            Vec::new()
-        } else {
-            (0..p.row_of.len()).map(|s| !p.has(s)).collect()
-        };
-        let (block, first) = self.place(self.shape.index(rank));
+        let index = self.shape.index(rank);
+        if p.incoming[index] == 0 {
+            units.fill(0);
+            return Receipt::default();
+        }
+        let mut sources = p.senders.as_slice();
+        let sorted: Vec<u16>;
+        if p.posted < self.expected {
+            // Asked before all have posted.
+            let mut some = p.senders.clone();
+            some.sort_unstable();
+            sorted = some;
+            sources = &sorted;
+        }
+        let (block, first) = self.place(index);
         let column = Column {
             rows: &p.cells[block..block + self.shape.ranks() * self.width],
             stride: self.width,
             first,
-            missing: &missing,
+            sources: (sources.len() < self.shape.ranks()).then_some(sources),
         };
         let taking = Taking {
             unit_bytes: p.unit_bytes,
             inside_ps: p.inside_ps,
             between_ps: p.between_ps,
             by_ps,
+            first_index,
         };
         self.inbox.gather(&self.shape, rank, column, &taking, units)
     }

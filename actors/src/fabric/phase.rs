@@ -84,9 +84,15 @@ impl Env<'_, '_> {
                 down[node as usize] += units * bytes;
                 remote_units += units;
             };
-            cells.resize(ranks * shape.slots, 0);
             let rank = p.rank as usize;
+            let silent = match p.units {
+                Sent::BySlot(units) => units.iter().all(|n| *n == 0),
+                Sent::Returned(units) => units.iter().all(|n| *n == 0),
+                Sent::ToEach => false,
+            };
+            cells.resize(if silent { 0 } else { ranks * shape.slots }, 0);
             match p.units {
+                _ if silent => {}
                 Sent::BySlot(units) => {
                     sender.lay_out(shape, rank, &costs, units, &mut cells, to_node);
                 }
@@ -175,7 +181,7 @@ impl Env<'_, '_> {
                 continue;
             }
             let mut row = Vec::with_capacity(cells.len());
-            for piece in pieces {
+            for piece in pieces.iter().filter(|_| !cells.is_empty()) {
                 row.extend_from_slice(&cells[piece.start * slots..piece.end * slots]);
             }
             if shard == here {

@@ -28,17 +28,18 @@ impl Receipt {
     }
 }
 
-/// What distinguishes a message besides its times. Odd factors spread it over both halves of the word.
+/// What distinguishes a message besides its times: who sent it to which slot, and how much. An odd factor spreads it
+/// over the word.
 #[inline]
-fn mark(source: usize, slot: usize, units: u64) -> u64 {
-    ((source as u64) << 24 | (slot as u64) << 16 | units).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+fn mark(index: u64, units: u64) -> u64 {
+    (index << 16 | units).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// One message's part in [`Receipt::hash`]: half of the word times the other half, which no sum over messages undoes
-/// when two of them swap their times.
+/// when two of them swap their times. `index` is `source * slots + slot`.
 #[inline]
-pub fn message_hash(end_ps: Ps, source: usize, slot: usize, units: u64) -> u64 {
-    hash(end_ps, mark(source, slot, units))
+pub fn message_hash(end_ps: Ps, index: usize, units: u64) -> u64 {
+    hash(end_ps, mark(index as u64, units))
 }
 
 #[inline]
@@ -47,16 +48,15 @@ fn hash(end_ps: Ps, mark: u64) -> u64 {
     (x & 0xffff_ffff).wrapping_mul((x ^ mark.rotate_left(32)) >> 32 | 1)
 }
 
+/// Low bits of a key: the message's index, and whether it comes from inside the node.
+const INDEX_BITS: u32 = COUNT_BITS;
+
 /// Arrivals at one rank that wait to be served, as arrays; the buffers are kept.
 #[derive(Clone, Debug, Default)]
 pub struct Inbox {
     pub base_ps: Ps,
-    /// Arrival after `base_ps` above, index into the arrays below: sorted, they are the order of service.
+    /// Arrival after `base_ps`, then index, then reach: sorted, they are the order of service.
     keys: Vec<u64>,
-    work_ps: Vec<Ps>,
-    marks: Vec<u64>,
-    /// Phase of each, where there are several.
-    tags: Vec<u8>,
     len: usize,
     busy_ps: Ps,
     bytes: u64,
@@ -72,6 +72,17 @@ pub struct Taking {
     pub between_ps: Ps,
     /// All that have come by then; `None`: all.
     pub by_ps: Option<Ps>,
+    /// Index of the rank's first cell, where several phases are served together.
+    pub first_index: usize,
+}
+
+/// A phase that is served: what its messages carry, and how long a unit takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Served<'a> {
+    /// By `source * slots + slot`.
+    pub units: &'a [u16],
+    /// From another node, and from inside.
+    pub unit_ps: [Ps; 2],
 }
 
 /// Columns of a board: the cells of one rank, source by source.
@@ -80,8 +91,8 @@ pub struct Column<'a> {
     pub rows: &'a [Cell],
     pub stride: usize,
     pub first: usize,
-    /// Sources that have not posted; empty: none.
-    pub missing: &'a [bool],
+    /// Sources that sent anything to this shard, in order; `None`: all did.
+    pub sources: Option<&'a [u16]>,
 }
 
 impl Inbox {
@@ -89,7 +100,6 @@ impl Inbox {
     pub fn open(&mut self, base_ps: Ps) {
         self.base_ps = base_ps;
         self.len = 0;
-        self.tags.clear();
         self.busy_ps = 0;
         self.bytes = 0;
     }
@@ -108,37 +118,48 @@ impl Inbox {
         let room = self.len + shape.ranks() * shape.slots;
         if self.keys.len() < room {
             self.keys.resize(room, 0);
-            self.work_ps.resize(room, 0);
-            self.marks.resize(room, 0);
         }
         let (node, npu) = (shape.node_of_rank[me], shape.npu_of_rank[me]);
-        let mut got = self.direct(shape.slots, me, column, t, units);
-        let before = self.len;
-        let mut lane_units = 0;
+        let (before, mut lane_units) = (self.len, 0);
+        let mut got = Receipt::default();
+        let mut one = |s: usize, inbox: &mut Self, units: &mut [u16]| {
+            if shape.npu_of_rank[s] == npu {
+                let receipt = inbox.direct(shape.slots, s, column, t, units);
+                got.add(&receipt);
+                return 0;
+            }
+            let near = shape.node_of_rank[s] == node;
+            let sum = inbox.run(shape.slots, s..s + 1, column, t, u64::from(near), units);
+            inbox.busy_ps += if near { t.inside_ps } else { t.between_ps } * sum;
+            sum
+        };
+        if let Some(sources) = column.sources {
+            units.fill(0);
+            let (below, above) = sources.split_at(sources.partition_point(|&s| s <= rank));
+            for &s in below.iter().rev().chain(above.iter().rev()) {
+                lane_units += one(usize::from(s), self, units);
+            }
+            self.bytes += lane_units * u64::from(t.unit_bytes);
+            got.units += lane_units;
+            got.messages += (self.len - before) as u32;
+            return got;
+        }
+        lane_units += one(me, self, units);
         shape.in_arrival_order(me, |ranks, from| {
             if from != node {
-                lane_units += self.run(shape.slots, ranks, column, t.between_ps, t.by_ps, units);
+                let sum = self.run(shape.slots, ranks, column, t, 0, units);
+                self.busy_ps += t.between_ps * sum;
+                lane_units += sum;
                 return;
             }
             for s in ranks.rev() {
-                if shape.npu_of_rank[s] == npu {
-                    let receipt = self.direct(shape.slots, s, column, t, units);
-                    got.add(&receipt);
-                } else {
-                    lane_units +=
-                        self.run(shape.slots, s..s + 1, column, t.inside_ps, t.by_ps, units);
-                }
+                lane_units += one(s, self, units);
             }
         });
         self.bytes += lane_units * u64::from(t.unit_bytes);
         got.units += lane_units;
         got.messages += (self.len - before) as u32;
         got
-    }
-
-    /// Says that all that was gathered since the last call belongs to phase `tag`.
-    pub fn tag(&mut self, tag: usize) {
-        self.tags.resize(self.len, tag as u8);
     }
 
     /// Sources that reach the rank's lanes at the same cost, from the last to the first. Returns their units.
@@ -148,21 +169,17 @@ impl Inbox {
         slots: usize,
         sources: Range<usize>,
         column: Column<'_>,
-        unit_ps: Ps,
-        by_ps: Option<Ps>,
+        t: &Taking,
+        near: u64,
         units: &mut [u16],
     ) -> u64 {
         let base_ps = self.base_ps;
-        let span_ps = by_ps.map_or(u64::MAX, |by| by.saturating_sub(base_ps));
-        let (keys, work, marks) = (
-            self.keys.as_mut_slice(),
-            self.work_ps.as_mut_slice(),
-            self.marks.as_mut_slice(),
-        );
-        let work = &mut work[..keys.len()];
-        let marks = &mut marks[..keys.len()];
+        let keys = self.keys.as_mut_slice();
         let (mut j, mut sum) = (self.len, 0);
-        if slots == 1 && column.missing.is_empty() && by_ps.is_none() {
+        let key = |after_ps: Ps, index: usize| {
+            (after_ps << INDEX_BITS) | ((t.first_index + index) as u64) << 1 | near
+        };
+        if slots == 1 && t.by_ps.is_none() {
             let rows = &column.rows[sources.start * column.stride..sources.end * column.stride];
             let rows = rows.chunks_exact(column.stride).rev();
             for ((row, u), s) in rows
@@ -170,39 +187,29 @@ impl Inbox {
                 .zip(sources.rev())
             {
                 let c = row[column.first];
-                let n = units_of(c);
-                *u = n as u16;
-                keys[j] = (after(base_ps, c) << COUNT_BITS) | j as u64;
-                work[j] = unit_ps * n;
-                marks[j] = mark(s, 0, n);
+                *u = c as u16;
+                keys[j] = key(after(base_ps, c), s);
                 j += usize::from(c != 0);
-                sum += n;
+                sum += units_of(c);
             }
             self.len = j;
-            self.busy_ps += unit_ps * sum;
             return sum;
         }
+        let span_ps = t.by_ps.map_or(u64::MAX, |by| by.saturating_sub(base_ps));
         for s in sources.rev() {
             let units = &mut units[s * slots..(s + 1) * slots];
-            if !column.missing.is_empty() && column.missing[s] {
-                units.fill(0);
-                continue;
-            }
             let row = &column.rows[s * column.stride + column.first..][..slots];
             for (slot, (&c, u)) in row.iter().zip(units).enumerate() {
                 let after_ps = after(base_ps, c);
                 let due = (c != 0) & (after_ps <= span_ps);
                 let n = if due { units_of(c) } else { 0 };
                 *u = n as u16;
-                keys[j] = (after_ps << COUNT_BITS) | j as u64;
-                work[j] = unit_ps * n;
-                marks[j] = mark(s, slot, n);
+                keys[j] = key(after_ps, s * slots + slot);
                 j += usize::from(due);
                 sum += n;
             }
         }
         self.len = j;
-        self.busy_ps += unit_ps * sum;
         sum
     }
 
@@ -218,9 +225,6 @@ impl Inbox {
         let mut got = Receipt::default();
         let units = &mut units[s * slots..(s + 1) * slots];
         units.fill(0);
-        if !column.missing.is_empty() && column.missing[s] {
-            return got;
-        }
         let row = &column.rows[s * column.stride + column.first..][..slots];
         for (slot, (&c, u)) in row.iter().zip(units).enumerate() {
             let at_ps = self.base_ps + after(self.base_ps, c);
@@ -231,7 +235,7 @@ impl Inbox {
             *u = n as u16;
             got.add(&Receipt {
                 complete_ps: at_ps,
-                hash: message_hash(at_ps, s, slot, n),
+                hash: message_hash(at_ps, s * slots + slot, n),
                 messages: 1,
                 units: n,
             });
@@ -239,25 +243,38 @@ impl Inbox {
         got
     }
 
-    /// Serves all that was gathered; what the lanes did is added to `got`, by tag if there are `MANY`.
-    pub fn serve<const MANY: bool>(&mut self, lanes: &mut Direction, got: &mut [Receipt]) {
+    /// Serves all that was gathered; what the lanes did is added to `got`, phase by phase. `phases` are as many, each
+    /// with `1 << 15` over their number indices at most.
+    pub fn serve<const MANY: bool>(
+        &mut self,
+        lanes: &mut Direction,
+        phases: &[Served<'_>],
+        got: &mut [Receipt],
+    ) {
         if self.len == 0 {
             return;
         }
         let keys = &mut self.keys[..self.len];
         self.sorter.sort(keys);
         self.waits_ps.resize(self.len, 0);
-        let (work, marks) = (&self.work_ps[..], &self.marks[..self.work_ps.len()]);
+        let cells = phases[0].units.len();
         let (base_ps, mut free_ps, mut sum) = (self.base_ps, lanes.free_ps, 0u64);
         for (&key, wait_ps) in keys.iter().zip(&mut self.waits_ps) {
-            let j = usize::from(key as u16);
-            let at_ps = base_ps + (key >> COUNT_BITS);
+            let index = usize::from(key as u16 >> 1);
+            let (phase, index) = if MANY {
+                (index / cells, index % cells)
+            } else {
+                (0, index)
+            };
+            let Served { units, unit_ps } = phases[phase];
+            let n = u64::from(units[index]);
+            let at_ps = base_ps + (key >> INDEX_BITS);
             let start_ps = at_ps.max(free_ps);
-            free_ps = start_ps + work[j];
+            free_ps = start_ps + unit_ps[(key & 1) as usize] * n;
             *wait_ps = start_ps - at_ps;
-            let h = hash(free_ps, marks[j]);
+            let h = hash(free_ps, mark(index as u64, n));
             if MANY {
-                let got = &mut got[usize::from(self.tags[j])];
+                let got = &mut got[phase];
                 got.hash = got.hash.wrapping_add(h);
                 got.complete_ps = got.complete_ps.max(free_ps);
             } else {
