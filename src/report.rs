@@ -91,6 +91,8 @@ pub struct Messages {
     /// Die-to-die messages that carried the activations.
     pub activation_messages: u64,
     pub kv_block: u64,
+    /// Transfers of weights, and of what EPLB counts and plans.
+    pub weight_block: u64,
     pub tokens: u64,
     pub control: u64,
 }
@@ -173,7 +175,11 @@ pub struct LinkReport {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ExpertsReport {
+    /// Tokens of the busiest die over the mean, in one layer, averaged over layers.
     pub load_max_over_mean: f64,
+    /// EPLB plans put in force after the start, and the weights that dies loaded for them.
+    pub plans: u64,
+    pub moved_bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -227,6 +233,7 @@ impl Report {
                 activation: s.messages.activation,
                 activation_messages: s.messages.activation_messages,
                 kv_block: s.messages.kv_block,
+                weight_block: s.messages.weight_block,
                 tokens: s.messages.tokens,
                 control: s.messages.control,
             },
@@ -274,6 +281,8 @@ impl Report {
                 .collect(),
             experts: ExpertsReport {
                 load_max_over_mean: finite(s.expert_load_max_over_mean),
+                plans: s.experts.plans,
+                moved_bytes: s.experts.moved_bytes,
             },
             faults: Vec::new(),
             fidelity: FidelityReport {

@@ -62,6 +62,7 @@ fn stats() -> (RunStats, Vec<Offered>) {
         activation: 9_000_000,
         activation_messages: 1_200_000,
         kv_block: 5_000,
+        weight_block: 0,
         tokens: 1_079,
         control: 44_000,
     };

@@ -1,13 +1,15 @@
 //! Putting a scenario together before a run (plans, memory, costs), and the tallies of all shards together
 //! after it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use supernode_topology::Machine;
 
 use crate::compute::{Calibration, DecodeTimes, DiePeaks, PrefillTimes, Roofline};
 use crate::config::{Fidelity, Number, Serving};
-use crate::experts::{ExpertLayers, ExpertSetup, ExpertTables};
+use crate::die::Part;
+use crate::experts::{Drift, ExpertFigures, ExpertLayers, ExpertSetup, ExpertTables, start_loads};
 use crate::fabric::{Direction, Paths};
 use crate::launch::{Launch, Phase};
 use crate::layout::{Group, Layout, mix};
@@ -15,7 +17,7 @@ use crate::limits;
 use crate::model::ModelSpec;
 use crate::runtime::Simulation;
 use crate::stats::{LinkClassStats, PoolStats, RunStats};
-use crate::time::{Ps, ps_from_us};
+use crate::time::{Ps, ps_from_s, ps_from_us};
 use crate::world::{Counters, Shared, World};
 
 /// All that actors know from the start.
@@ -72,6 +74,18 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
         groups.first().map(make).transpose()
     };
     let (p, e) = (&serving.prefill, &serving.experts);
+    let drift = (e.drift_s > 0.0).then(|| {
+        let loads = start_loads(model, e, tables, *seed);
+        let correlation = ExpertFigures::builtin().drift.correlation;
+        Drift::new(
+            loads,
+            ps_from_s(e.drift_s),
+            e.skew,
+            correlation,
+            model.top_k,
+            *seed,
+        )
+    });
     let decode_experts = experts_of(&layout.decode, e.redundant, e.shared_replicas)?;
     let prefill_experts = experts_of(&layout.prefill, p.redundant, p.shared_replicas)?;
     let kv_bytes_per_token = model.kv_bytes_per_token(serving.precision.kv);
@@ -118,6 +132,7 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
             .prefill
             .first()
             .map(|g| PrefillTimes::new(roof, model, serving.precision.kv, g.ranks())),
+        drift,
         decode_experts,
         prefill_experts,
         decode_kv_tokens,
@@ -242,7 +257,6 @@ pub fn stats(sim: &Simulation<World>, shared: &Shared, concurrency: Option<u32>)
         events: sim.events(),
         ..RunStats::default()
     };
-    let (mut load_max, mut load_sum, mut loads) = (0u64, 0.0, 0u64);
     let mut hash = 0u64;
     let npus = |groups: &[crate::layout::Group]| {
         groups.iter().map(|g| g.ranks()).sum::<u32>() / shared.machine.dies_per_npu()
@@ -264,6 +278,7 @@ pub fn stats(sim: &Simulation<World>, shared: &Shared, concurrency: Option<u32>)
         m.activation += o.activation;
         m.activation_messages += o.activation_messages;
         m.kv_block += o.kv_block;
+        m.weight_block += o.weight_block;
         m.tokens += o.tokens;
         m.control += o.control;
         let (c, o) = (&mut s.cache, &t.cache);
@@ -301,19 +316,15 @@ pub fn stats(sim: &Simulation<World>, shared: &Shared, concurrency: Option<u32>)
         add(&mut d_steady, t.decode_steady.total());
         t.decode_layer(&mut s.decode_layer);
         t.prefill_layer(&mut s.prefill_layer);
-        let (max, sum, n) = t.slot_loads();
-        load_max = load_max.max(max);
-        load_sum += sum;
-        loads += n;
+        s.experts.plans += t.experts.plans;
+        s.experts.moved_bytes += t.experts.moved_bytes;
     }
     s.records.sort_unstable_by_key(|r| r.id);
     // A run that was stopped has come as far as its latest event.
     if (s.records.len() as u64) < s.offered {
         s.end_ps = s.end_ps.max(sim.now());
     }
-    if load_sum > 0.0 {
-        s.expert_load_max_over_mean = load_max as f64 * loads as f64 / load_sum;
-    }
+    s.expert_load_max_over_mean = load_max_over_mean(sim.models());
     // A closed loop measures what the pool can keep up: from each group's first full step to its last. An open one
     // measures what it did over the run.
     // A group without such a part counts with neither tokens nor time.
@@ -330,6 +341,33 @@ pub fn stats(sim: &Simulation<World>, shared: &Shared, concurrency: Option<u32>)
     s.links = links(sim.models(), shared);
     s.digest = mix(sim.digest() ^ mix(hash));
     s
+}
+
+/// Tokens of the busiest die of a group over the mean of its dies, averaged over layers and groups: of decode, or of
+/// prefill where nothing is decoded. 0 when no step was simulated.
+fn load_max_over_mean(worlds: &[World]) -> f64 {
+    // By decode or prefill, group and layer: largest, sum and number of dies.
+    let mut loads: BTreeMap<(bool, u16, usize), (u64, u64, u64)> = BTreeMap::new();
+    for die in worlds.iter().flat_map(|w| w.dies.iter().flatten()) {
+        let (prefill, group, served) = match &die.part {
+            Part::Idle => continue,
+            Part::Prefill(p) => (true, p.group(), p.served()),
+            Part::Decode(d) => (false, d.group(), d.served()),
+        };
+        for (layer, &n) in served.iter().enumerate() {
+            let l = loads.entry((prefill, group, layer)).or_default();
+            *l = (l.0.max(n), l.1 + n, l.2 + 1);
+        }
+    }
+    let over_mean = |prefill: bool| {
+        let of = loads.iter().filter(|(k, l)| k.0 == prefill && l.1 > 0);
+        let ratios: Vec<f64> = of
+            .map(|(_, l)| l.0 as f64 * l.2 as f64 / l.1 as f64)
+            .collect();
+        let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;
+        (!ratios.is_empty()).then_some(mean)
+    };
+    over_mean(false).or_else(|| over_mean(true)).unwrap_or(0.0)
 }
 
 /// Link classes, summed over shards. All lanes of a part carry the same, and so do all links of an L1 chip.

@@ -129,8 +129,10 @@ section! {
         placement_file: Option<String> = None,
         /// Tokens whose choices of experts are known when the plan of the start is made; 0 = the true load is.
         plan_tokens: u32 = 0,
-        /// Seconds between EPLB plans made from observed load; 0 = only once, at the start.
+        /// Seconds between EPLB plans made from observed load, in decode; 0 = only once, at the start.
         eplb_interval_s: f64 = 0.0,
+        /// Seconds after which the load of decode's experts has drifted a bit further; 0 = it stays as it is.
+        drift_s: f64 = 0.0,
     }
 }
 

@@ -116,7 +116,14 @@ impl Env<'_, '_> {
     /// Sends `bytes` from the actor itself; `then` is delivered to `to` when the last byte is in.
     pub fn transfer(&mut self, to: Actor, bytes: u64, plane: Plane, then: Msg) {
         let read = !self.shared.is_die(self.ctx.me());
-        self.transfer_by(to, bytes, plane, read, then);
+        self.tally.messages.kv_block += 1;
+        self.transfer_try(to, bytes, plane, read, 0, then);
+    }
+
+    /// As `transfer`, of what is not KV: weights, and what EPLB counts and plans. `read`: the receiver reads it.
+    pub fn transfer_other(&mut self, to: Actor, bytes: u64, plane: Plane, read: bool, then: Msg) {
+        self.tally.messages.weight_block += 1;
+        self.transfer_try(to, bytes, plane, read, 0, then);
     }
 
     /// Sends the actor's own bytes because another part asked for a copy.
@@ -124,12 +131,8 @@ impl Env<'_, '_> {
         let then = Msg::Copied {
             started_ps: self.now(),
         };
-        self.transfer_by(c.to, c.bytes, Plane::Ub, c.read, then);
-    }
-
-    fn transfer_by(&mut self, to: Actor, bytes: u64, plane: Plane, read: bool, then: Msg) {
         self.tally.messages.kv_block += 1;
-        self.transfer_try(to, bytes, plane, read, 0, then);
+        self.transfer_try(c.to, c.bytes, Plane::Ub, c.read, 0, then);
     }
 
     /// What the links on this actor's side, out of it or into it, add to a message to or from `other`.

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::die::Condition;
+use crate::experts::{ExpertMsg, ExpertState};
 use crate::fabric::Cell;
 use crate::fault::{Change, Strike};
 use crate::layout::mix;
@@ -253,7 +254,10 @@ pub enum Msg {
         step: u32,
         microbatch: bool,
         drawn_ps: Option<Ps>,
+        experts: ExpertState,
     },
+    /// Between the dies of a decode group: what their experts got, plans, weights.
+    Experts(Box<ExpertMsg>),
     AttentionDone {
         part: u8,
     },
@@ -361,11 +365,13 @@ impl Msg {
                 step,
                 microbatch,
                 drawn_ps,
+                experts,
             } => m(
                 26,
                 (u64::from(*step) << 1) | u64::from(*microbatch),
-                drawn_ps.unwrap_or(0),
+                drawn_ps.unwrap_or(0) ^ experts.digest().rotate_left(7),
             ),
+            Msg::Experts(e) => m(46, e.digest(), 0),
             Msg::AttentionDone { part } => m(27, u64::from(*part), 0),
             Msg::ExpertsDone => m(28, 0, 0),
             Msg::LayerDone => m(29, 0, 0),

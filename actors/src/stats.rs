@@ -175,8 +175,19 @@ pub struct MessageCounts {
     /// Die-to-die messages that carried them.
     pub activation_messages: u64,
     pub kv_block: u64,
+    /// Transfers of weights, and of the counts and plans of EPLB.
+    pub weight_block: u64,
     pub tokens: u64,
     pub control: u64,
+}
+
+/// What EPLB did while the machine ran.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpertCounts {
+    /// Plans that were put in force after the start.
+    pub plans: u64,
+    /// Weights that dies loaded for them.
+    pub moved_bytes: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -279,7 +290,8 @@ pub struct RunStats {
     pub prefill_layer: StageTimes,
     pub decode_layer: StageTimes,
     pub links: Vec<LinkClassStats>,
-    /// Largest over mean of tokens per expert slot in one layer and microbatch, averaged over them.
+    pub experts: ExpertCounts,
+    /// Tokens of the busiest die of a group over the mean, in one layer, averaged over layers (message-level steps).
     pub expert_load_max_over_mean: f64,
     pub fidelity: FidelityStats,
 }

@@ -1,7 +1,7 @@
 //! What one shard counts while it runs. Tallies of shards merge into the run's statistics.
 
 use crate::request::{Delivered, Delivery, RequestRecord};
-use crate::stats::{CacheCounts, FidelityStats, FineHist, MessageCounts, StageTimes};
+use crate::stats::{CacheCounts, ExpertCounts, FidelityStats, FineHist, MessageCounts, StageTimes};
 use crate::steady::Steady;
 use crate::time::Ps;
 
@@ -76,6 +76,7 @@ pub struct Tally {
     pub deliveries: Vec<Delivery>,
     pub itl: FineHist,
     pub cache: CacheCounts,
+    pub experts: ExpertCounts,
     pub fidelity: FidelityStats,
     decode_stages: Stages,
     prefill_stages: Stages,
@@ -91,9 +92,6 @@ pub struct Tally {
     pub prefill_steady: Steady,
     pub prefill_line: Timeline,
     pub decode_line: Timeline,
-    slot_load_sum: f64,
-    slot_load_max: u64,
-    slot_loads: u64,
     /// Durations of copies that were asked for to measure the fabric.
     pub copies_ps: Vec<Ps>,
     /// Messages that faults kept from their receivers.
@@ -160,15 +158,6 @@ impl Tally {
         self.hash = self.hash.wrapping_add(crate::layout::mix(hash));
     }
 
-    /// Tokens that a rank's expert slots got in one dispatch.
-    pub fn slot_load(&mut self, per_slot: &[u32]) {
-        for &n in per_slot {
-            self.slot_load_sum += f64::from(n);
-            self.slot_load_max = self.slot_load_max.max(u64::from(n));
-            self.slot_loads += 1;
-        }
-    }
-
     pub fn ended(&mut self, record: RequestRecord) {
         self.end_ps = self.end_ps.max(record.end_ps);
         self.ended += 1;
@@ -192,10 +181,5 @@ impl Tally {
 
     pub fn prefill_layer(&self, into: &mut StageTimes) {
         self.prefill_stages.merge_into(into);
-    }
-
-    /// (largest, sum, count) of tokens per expert slot.
-    pub fn slot_loads(&self) -> (u64, f64, u64) {
-        (self.slot_load_max, self.slot_load_sum, self.slot_loads)
     }
 }

@@ -11,7 +11,7 @@ use crate::config::{Fidelity, Serving};
 use crate::cpu::Cpu;
 use crate::die::Die;
 use crate::env::Env;
-use crate::experts::ExpertLayers;
+use crate::experts::{Drift, ExpertLayers};
 use crate::fabric::{Fabric, Paths, PhaseSend, post};
 use crate::fault::{Change, Verdict};
 use crate::launch::Phase;
@@ -35,6 +35,8 @@ pub struct Shared {
     pub paths: Paths,
     pub decode_times: DecodeTimes,
     pub prefill_times: Option<PrefillTimes>,
+    /// How decode's expert load drifts, if it does.
+    pub drift: Option<Drift>,
     pub decode_experts: Option<ExpertLayers>,
     pub prefill_experts: Option<ExpertLayers>,
     /// Tokens of KV that a decode die has memory for.

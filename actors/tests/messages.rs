@@ -2,6 +2,7 @@
 //! same digest.
 
 use supernode_actors::die::Condition;
+use supernode_actors::experts::{ExpertMsg, ExpertState};
 use supernode_actors::fault::{Change, Effect, Strike, Ways};
 use supernode_actors::message::{
     BatchPart, BatchWork, BlockRead, Bulk, Claim, Copying, Handoff, Inbound, Learned, Lookup,
@@ -57,9 +58,10 @@ fn kind(msg: &Msg) -> usize {
         Msg::Submit(_) => 41,
         Msg::Cancel { .. } => 42,
         Msg::Cancelled { .. } => 43,
+        Msg::Experts(_) => 44,
     }
 }
-const KINDS: usize = 44;
+const KINDS: usize = 45;
 
 /// Reads and SSD loads of the same blocks share a digest: one is what is left of the other after a wait.
 const ALIKE: (usize, usize) = (6, 8);
@@ -98,6 +100,7 @@ fn samples() -> Vec<Msg> {
             requests_max: 2,
             context_max: 1 << 40,
             epoch: 1,
+            experts: 7,
         },
         ratio: 1.0 / 3.0,
     };
@@ -191,7 +194,16 @@ fn samples() -> Vec<Msg> {
             step: 1,
             microbatch: true,
             drawn_ps: Some(u64::MAX),
+            experts: ExpertState {
+                plan: 1,
+                layers: 2,
+                period: 3,
+            },
         },
+        Msg::Experts(Box::new(ExpertMsg::Load {
+            rank: 1,
+            units: vec![1, 2],
+        })),
         Msg::AttentionDone { part: 1 },
         Msg::ExpertsDone,
         Msg::LayerDone,

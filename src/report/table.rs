@@ -103,11 +103,19 @@ pub fn render(r: &Report) -> String {
             count(c.evicted_blocks)
         ),
     );
+    let moved = match r.experts.plans {
+        0 => String::new(),
+        n => format!(
+            ", {} new plans moved {} of weights",
+            count(n),
+            bytes(r.experts.moved_bytes)
+        ),
+    };
     line(
         &mut t,
         "experts",
         &format!(
-            "busiest slot {} x the mean load",
+            "busiest die {} x the mean load{moved}",
             number(r.experts.load_max_over_mean)
         ),
     );

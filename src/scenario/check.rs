@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use supernode_actors::config::Balance;
+
 use super::{Distribution, Kind, Length, Scenario};
 
 /// A value outside what is accepted.
@@ -133,6 +135,14 @@ pub fn check(s: &Scenario) -> Result<(), Wrong> {
     )?;
     real("experts.skew", e.skew, 0.0, 10.0)?;
     real("experts.eplb_interval_s", e.eplb_interval_s, 0.0, YEAR_S)?;
+    real("experts.drift_s", e.drift_s, 0.0, YEAR_S)?;
+    if e.eplb_interval_s > 0.0 && e.balance != Balance::Eplb {
+        return wrong(
+            "experts.eplb_interval_s",
+            e.eplb_interval_s,
+            "needs experts.balance = \"eplb\": other balances make no plans",
+        );
+    }
 
     let c = &s.cache;
     whole("cache.block_tokens", c.block_tokens.into(), 1, 1_048_576)?;

@@ -22,10 +22,12 @@ pub struct Condition {
     pub context_max: u64,
     /// Faults in force: steps before and after one are not alike.
     pub epoch: u32,
+    /// Expert plan and popularity that it ran under.
+    pub experts: u32,
 }
 
 /// Conditions that share their draws: batch and context within a factor.
-type Class = (bool, u32, u32, u32, u32);
+type Class = (bool, u32, u32, u32, u32, u32);
 
 /// Draws after which the next one is checked at message level: early ones tell soon how far off draws are, later
 /// ones come every `recheck_every`.
@@ -42,6 +44,7 @@ impl Condition {
             log2(u64::from(self.requests_max)),
             log2(per_request) / 2,
             self.epoch,
+            self.experts,
         )
     }
 }

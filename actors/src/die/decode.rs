@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::compute::{DecodeTimes, MicrobatchLoad, Share};
 use crate::config::Balance;
 use crate::env::Env;
-use crate::experts::Dealer;
+use crate::experts::{Dealer, ExpertMsg};
 use crate::fabric::{PhaseOut, Sent};
 use crate::message::{Claim, Msg};
 use crate::runtime::Actor;
@@ -21,6 +21,7 @@ use crate::trace::{Counter, Mark, Place, Stage, What};
 use crate::world::Shared;
 
 use super::decode_root::{DecodeRoot, Report};
+use super::experts::RankExperts;
 use super::placer::Placer;
 
 /// A request in a slot.
@@ -125,6 +126,7 @@ pub struct DecodeRank {
     pub placer: Placer,
     /// This die's own operator times while a fault makes it slower.
     pub slowed: Option<Arc<DecodeTimes>>,
+    pub experts: RankExperts,
 }
 
 /// A die's operator times: its own while a fault slows it, else those of every die.
@@ -158,9 +160,10 @@ impl DecodeRank {
             counts: vec![0; shared.model.routed_experts as usize],
             by_slot: vec![0; (ranks * slots) as usize],
             per_slot: vec![0; slots as usize],
-            root: (rank == 0).then(|| Box::new(DecodeRoot::new(group, ranks))),
+            root: (rank == 0).then(|| Box::new(DecodeRoot::new(group, shared))),
             placer: Placer::default(),
             slowed: None,
+            experts: RankExperts::new(group, rank, shared),
         }
     }
 
@@ -281,6 +284,26 @@ impl DecodeRank {
         if self.joining.len() == 1 && self.active.is_empty() {
             let root = self.root_actor(env);
             env.control(root, Msg::Wake { group: self.group });
+        }
+    }
+
+    pub fn group(&self) -> u16 {
+        self.group
+    }
+
+    /// Tokens that this rank's experts got, by layer.
+    pub fn served(&self) -> &[u64] {
+        self.experts.served()
+    }
+
+    /// A message about experts: to the root of the group, or to any rank.
+    pub fn about_experts(&mut self, from: Actor, msg: ExpertMsg, env: &mut Env<'_, '_>) {
+        match msg {
+            ExpertMsg::Load { .. } | ExpertMsg::PlanMade | ExpertMsg::Loaded { .. } => {
+                let root = self.root.as_mut().expect("only the root makes plans");
+                root.experts.handle(msg, env);
+            }
+            msg => self.experts.handle(from, msg, env),
         }
     }
 
@@ -453,12 +476,7 @@ impl DecodeRank {
 
     /// Draws the experts of `tokens` tokens in a layer, and counts them by slot.
     fn choose_experts(&mut self, layer: u32, tokens: u32, env: &mut Env<'_, '_>) {
-        let experts = env
-            .shared
-            .decode_experts
-            .as_ref()
-            .expect("a decode group has experts");
-        let (plan, routing) = experts.at(layer);
+        let (plan, routing) = self.experts.at(layer);
         let perfect = env.shared.serving.experts.balance == Balance::Perfect;
         let ranks = self.by_slot.len() as u64 / u64::from(plan.slots_per_rank);
         self.by_slot.fill(0);
@@ -521,7 +539,7 @@ impl DecodeRank {
                 }
             }
             let units: u32 = self.per_slot.iter().sum();
-            env.tally.slot_load(&self.per_slot);
+            self.experts.count(self.step.next_moe.0, &self.per_slot);
             env.meter().expert_tokens += u64::from(units);
             let times = times(&self.slowed, shared);
             let cal = &times.roof.cal.dispatch;

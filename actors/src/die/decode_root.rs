@@ -6,6 +6,7 @@
 use crate::compute::{MicrobatchLoad, Share};
 use crate::config::Microbatch;
 use crate::env::Env;
+use crate::layout::mix;
 use crate::message::Msg;
 use crate::runtime::Actor;
 use crate::tally::Stepped;
@@ -14,6 +15,7 @@ use crate::trace::{Place, What};
 use crate::world::Shared;
 
 use super::calibrate::{Calibrator, Condition, Verdict};
+use super::rebalance::Rebalancer;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Held {
@@ -45,10 +47,12 @@ pub struct DecodeRoot {
     condition: Option<Condition>,
     drawn_ps: Option<Ps>,
     calibrator: Calibrator,
+    pub experts: Rebalancer,
 }
 
 impl DecodeRoot {
-    pub fn new(group: u16, ranks: u32) -> Self {
+    pub fn new(group: u16, shared: &Shared) -> Self {
+        let ranks = shared.layout.decode[usize::from(group)].ranks();
         Self {
             group,
             held: vec![Held::default(); ranks as usize],
@@ -62,6 +66,7 @@ impl DecodeRoot {
             condition: None,
             drawn_ps: None,
             calibrator: Calibrator::default(),
+            experts: Rebalancer::new(group, shared),
         }
     }
 
@@ -138,7 +143,11 @@ impl DecodeRoot {
     fn start(&mut self, env: &mut Env<'_, '_>) {
         let shared = env.shared;
         let d = &shared.serving.decode;
-        let mut c = Condition::default();
+        let (experts, must_simulate) = self.experts.step(env);
+        let mut c = Condition {
+            experts: mix(experts.digest()) as u32,
+            ..Condition::default()
+        };
         for h in &self.held {
             c.requests += h.requests;
             c.requests_max = c.requests_max.max(h.requests);
@@ -170,7 +179,7 @@ impl DecodeRoot {
         self.running = true;
         self.longest_ps = 0;
         self.made = 0;
-        let verdict = if shared.message_level() {
+        let verdict = if shared.message_level() || must_simulate {
             Verdict::Simulate
         } else {
             self.calibrator
@@ -202,6 +211,7 @@ impl DecodeRoot {
                     step: self.step,
                     microbatch: c.microbatch,
                     drawn_ps,
+                    experts,
                 };
                 env.control_after(gap, shared.die_actor(die), msg);
             }

@@ -4,9 +4,11 @@
 mod calibrate;
 mod decode;
 mod decode_root;
+mod experts;
 mod placer;
 mod prefill;
 mod prefill_root;
+mod rebalance;
 
 pub use calibrate::Condition;
 pub use decode::DecodeRank;
@@ -120,7 +122,12 @@ impl Die {
                     step,
                     microbatch,
                     drawn_ps,
-                } => d.step_start(step, microbatch, drawn_ps, env),
+                    experts,
+                } => {
+                    d.experts.put_in_force(experts, env);
+                    d.step_start(step, microbatch, drawn_ps, env);
+                }
+                Msg::Experts(msg) => d.about_experts(from, *msg, env),
                 Msg::AttentionDone { part } => d.attention_done(part, env),
                 Msg::Collected { phase, .. } => d.collected(phase, env),
                 Msg::ExpertsDone => d.experts_done(env),

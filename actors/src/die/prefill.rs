@@ -125,6 +125,7 @@ pub struct PrefillRank {
     phases: [u32; 2],
     counts: Vec<u32>,
     by_slot: Vec<u32>,
+    served: Vec<u64>,
     handoffs: BTreeMap<u64, Handoff>,
     /// The decode die that was asked to take each of them.
     claimed: BTreeMap<u64, Actor>,
@@ -169,12 +170,31 @@ impl PrefillRank {
             phases: [0; 2],
             counts: Vec::new(),
             by_slot: vec![0; ranks as usize * slots],
+            served: Vec::new(),
             handoffs: BTreeMap::new(),
             claimed: BTreeMap::new(),
             placer: Placer::default(),
             root: (rank == 0).then(|| Box::new(PrefillRoot::new(group, shared))),
             slowed: None,
         }
+    }
+
+    pub fn group(&self) -> u16 {
+        self.group
+    }
+
+    /// Tokens that this rank's experts got, by MoE layer.
+    pub fn served(&self) -> &[u64] {
+        &self.served
+    }
+
+    fn count(&mut self, part: usize, units: u32, env: &Env<'_, '_>) {
+        let work = self.work.as_ref().expect("a batch is running");
+        let layer = (work.parts[part].layer - env.shared.model.dense_layers) as usize;
+        if layer >= self.served.len() {
+            self.served.resize(layer + 1, 0);
+        }
+        self.served[layer] += u64::from(units);
     }
 
     fn root(&mut self) -> &mut PrefillRoot {
@@ -587,7 +607,7 @@ impl PrefillRank {
                     f64::from(units) * f64::from(dispatch_bytes(shared)) * cal.assemble_passes;
                 let assemble = ps_from_us(cal.assemble_us)
                     + ps_from_s(times.roof.vector_s(bytes, Share::WHOLE));
-                env.tally.slot_load(&per_slot);
+                self.count(i, units, env);
                 let assembled = self.on_vector(assemble, complete);
                 env.meter().expert_tokens += u64::from(units);
                 let part = &mut self.work.as_mut().expect("a batch is running").parts[i];

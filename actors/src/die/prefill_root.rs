@@ -324,6 +324,7 @@ impl PrefillRoot {
             requests_max: 1,
             context_max: per_token,
             epoch: 0,
+            experts: 0,
         };
         let estimate_ps = estimate_ps(&work, env.shared);
         let verdict = if env.shared.message_level() {

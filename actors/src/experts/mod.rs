@@ -1,14 +1,18 @@
 //! Experts: which die holds which copy (`Plan`), how tokens choose them (`Routing`), and EPLB.
 
+mod drift;
 mod eplb;
 mod layers;
+mod messages;
 mod plan;
 mod popularity;
 mod routing;
 mod tables;
 
+pub use drift::Drift;
 pub use eplb::{place, replicate};
 pub use layers::{ExpertLayers, ExpertSetup, of_layer, start_loads};
+pub use messages::{ExpertMsg, ExpertState, NewPlan};
 pub use plan::{Plan, SlotUse};
 pub use popularity::{ExpertFigures, PopularityFigures, popularity};
 pub use routing::{Dealer, Routing};

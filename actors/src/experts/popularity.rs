@@ -11,6 +11,8 @@ use crate::runtime::Rng;
 #[serde(deny_unknown_fields)]
 pub struct ExpertFigures {
     pub popularity: PopularityFigures,
+    pub drift: DriftFigures,
+    pub rebalance: RebalanceFigures,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -18,6 +20,28 @@ pub struct ExpertFigures {
 pub struct PopularityFigures {
     /// Standard deviation of ln(load) over the experts of a layer.
     pub skew: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DriftFigures {
+    /// Correlation of ln(load) from one period to the next.
+    pub correlation: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RebalanceFigures {
+    /// Time the host takes to make a plan.
+    pub plan_ms: f64,
+    /// Layers whose new weights a die holds beside the old ones.
+    pub layers_at_once: usize,
+    /// Size of the pieces that weights cross the lanes in.
+    pub chunk_mb: f64,
+    /// Share by which the busiest die of a layer must gain from a new plan.
+    pub gain_min: f64,
+    pub plan_bytes_per_slot: u64,
+    pub load_bytes_per_slot: u64,
 }
 
 impl ExpertFigures {

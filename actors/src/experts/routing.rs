@@ -31,6 +31,11 @@ impl Routing {
         }
     }
 
+    /// Probability of each expert to be among a token's choices.
+    pub fn include(&self) -> &[f64] {
+        &self.include
+    }
+
     pub fn is_even(&self) -> bool {
         self.alias.is_none()
     }

@@ -1,0 +1,193 @@
+//! EPLB as a process, at the root of a decode group: from time to time it gathers what each rank's experts got, has a
+//! plan made from that, sends it to the ranks, and puts its layers in force as the weights arrive.
+
+use std::sync::Arc;
+
+use crate::config::Balance;
+use crate::env::Env;
+use crate::experts::{ExpertFigures, ExpertMsg, ExpertState, NewPlan, Plan, SlotUse, of_layer};
+use crate::message::{Msg, Plane};
+use crate::runtime::Actor;
+use crate::time::{Ps, ps_from_s};
+use crate::world::Shared;
+
+#[derive(Debug, Default)]
+enum Stage {
+    /// Nothing until the next plan is due.
+    #[default]
+    Rest,
+    /// The step that runs is simulated, so that there is something to count.
+    Sampling,
+    /// Counts are on their way, summed by layer and expert.
+    Counting { awaited: u32, loads: Vec<Vec<f64>> },
+    /// The host makes a plan.
+    Planning { loads: Vec<Vec<f64>> },
+    /// Ranks load weights: so many have not said that they have them.
+    Loading { next: Arc<NewPlan>, awaited: u32 },
+}
+
+/// The experts of a group, as its root sees them.
+#[derive(Debug)]
+pub struct Rebalancer {
+    group: u16,
+    ranks: u32,
+    /// Time between plans; 0: never.
+    interval_ps: Ps,
+    due_ps: Ps,
+    state: ExpertState,
+    plans: Arc<Vec<Plan>>,
+    stage: Stage,
+}
+
+impl Rebalancer {
+    pub fn new(group: u16, shared: &Shared) -> Self {
+        let e = &shared.serving.experts;
+        let experts = shared
+            .decode_experts
+            .as_ref()
+            .expect("a decode group has experts");
+        let interval_ps = match e.balance {
+            Balance::Eplb => ps_from_s(e.eplb_interval_s),
+            Balance::None | Balance::Perfect => 0,
+        };
+        Self {
+            group,
+            ranks: shared.layout.decode[usize::from(group)].ranks(),
+            interval_ps,
+            due_ps: interval_ps,
+            state: ExpertState::default(),
+            plans: Arc::clone(&experts.plans),
+            stage: Stage::Rest,
+        }
+    }
+
+    /// A step is about to start: what it runs under, and whether it must be simulated for that.
+    pub fn step(&mut self, env: &mut Env<'_, '_>) -> (ExpertState, bool) {
+        let before = self.state;
+        if let Some(drift) = &env.shared.drift {
+            self.state.period = drift.period(env.now());
+        }
+        let mut simulate = false;
+        if self.interval_ps > 0 {
+            match &self.stage {
+                Stage::Rest if env.now() >= self.due_ps => {
+                    self.due_ps = env.now() + self.interval_ps;
+                    self.stage = Stage::Sampling;
+                    simulate = true;
+                }
+                Stage::Sampling => {
+                    let e = &env.shared.model;
+                    let row = vec![0.0; e.routed_experts as usize];
+                    self.stage = Stage::Counting {
+                        awaited: self.ranks,
+                        loads: vec![row; e.moe_layers().max(1) as usize],
+                    };
+                    self.to_all(&ExpertMsg::LoadAsk, 0, env);
+                }
+                Stage::Loading { awaited: 0, .. } => self.advance(),
+                _ => {}
+            }
+        }
+        (self.state, simulate || self.state != before)
+    }
+
+    /// All ranks have the weights of some more layers: from this step on they are in force.
+    fn advance(&mut self) {
+        let Stage::Loading { next, awaited } = &mut self.stage else {
+            unreachable!("only loaded layers are put in force")
+        };
+        let step = ExpertFigures::builtin().rebalance.layers_at_once;
+        let layers = usize::from(self.state.layers) + step;
+        self.state.layers = layers.min(next.plans.len()) as u16;
+        *awaited = self.ranks;
+        if usize::from(self.state.layers) == next.plans.len() {
+            self.plans = Arc::clone(&next.plans);
+            self.stage = Stage::Rest;
+        }
+    }
+
+    pub fn handle(&mut self, msg: ExpertMsg, env: &mut Env<'_, '_>) {
+        match (msg, &mut self.stage) {
+            (ExpertMsg::Load { rank, units }, Stage::Counting { awaited, loads }) => {
+                let slots = self.plans[0].slots_per_rank as usize;
+                for (layer, row) in units.chunks(slots).enumerate() {
+                    let uses = of_layer(&self.plans, layer as u32).uses_of(u32::from(rank));
+                    for (what, &n) in uses.iter().zip(row) {
+                        if let SlotUse::Routed(e) = what {
+                            loads[layer][usize::from(*e)] += f64::from(n);
+                        }
+                    }
+                }
+                *awaited -= 1;
+                if *awaited == 0 {
+                    let loads = std::mem::take(loads);
+                    self.stage = Stage::Planning { loads };
+                    let ps = ps_from_s(ExpertFigures::builtin().rebalance.plan_ms * 1e-3);
+                    env.after(ps, Msg::Experts(Box::new(ExpertMsg::PlanMade)));
+                }
+            }
+            (ExpertMsg::PlanMade, Stage::Planning { loads }) => {
+                let loads = std::mem::take(loads);
+                self.distribute(&loads, env);
+            }
+            (ExpertMsg::Loaded { plan, .. }, Stage::Loading { next, awaited }) => {
+                debug_assert_eq!(plan, next.number, "one plan at a time");
+                *awaited -= 1;
+            }
+            (msg, stage) => unreachable!("{msg:?} does not come in {stage:?}"),
+        }
+    }
+
+    /// Makes the plan, and sends it to the ranks if it changes anything.
+    fn distribute(&mut self, loads: &[Vec<f64>], env: &mut Env<'_, '_>) {
+        let figures = &ExpertFigures::builtin().rebalance;
+        let top_k = env.shared.model.top_k;
+        let mut changed = false;
+        let plans: Vec<Plan> = loads
+            .iter()
+            .enumerate()
+            .map(|(layer, load)| {
+                let old = of_layer(&self.plans, layer as u32);
+                let new = old.rebalanced(load, top_k);
+                let worst = |p: &Plan| p.rank_loads(load, top_k).into_iter().fold(0.0, f64::max);
+                if worst(&new) * (1.0 + figures.gain_min) < worst(old) {
+                    changed = true;
+                    new
+                } else {
+                    old.clone()
+                }
+            })
+            .collect();
+        if !changed {
+            self.stage = Stage::Rest;
+            return;
+        }
+        env.tally.experts.plans += 1;
+        let slots: usize = plans.iter().map(Plan::slots).sum();
+        self.state.plan += 1;
+        self.state.layers = 0;
+        let next = Arc::new(NewPlan {
+            number: self.state.plan,
+            plans: Arc::new(plans),
+        });
+        self.stage = Stage::Loading {
+            next: Arc::clone(&next),
+            awaited: self.ranks,
+        };
+        let bytes = slots as u64 * figures.plan_bytes_per_slot;
+        self.to_all(&ExpertMsg::Plan(next), bytes, env);
+    }
+
+    /// Sends the same to every rank: a small message, or `bytes` over its lanes.
+    fn to_all(&self, msg: &ExpertMsg, bytes: u64, env: &mut Env<'_, '_>) {
+        for &die in &env.shared.layout.decode[usize::from(self.group)].dies {
+            let to: Actor = env.shared.die_actor(die);
+            let msg = Msg::Experts(Box::new(msg.clone()));
+            if bytes == 0 {
+                env.control(to, msg);
+            } else {
+                env.transfer_other(to, bytes, Plane::Ub, false, msg);
+            }
+        }
+    }
+}
