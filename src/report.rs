@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use supernode_actors::launch::Ended;
 use supernode_actors::request::Outcome;
-use supernode_actors::stats::{LinkClassStats, PoolStats, RunStats, StageTimes};
+use supernode_actors::stats::{LinkClassStats, MemoryStats, PoolStats, RunStats, StageTimes};
 use supernode_actors::time::{ms_from_ps, s_from_ps, us_from_ps};
 
 use crate::scenario::Slo;
@@ -77,6 +77,8 @@ pub struct Report {
     pub layer_us: LayerReport,
     pub links: BTreeMap<String, LinkReport>,
     pub experts: ExpertsReport,
+    /// HBM of a die of each pool: what is in it, and what is left for KV.
+    pub memory: BTreeMap<String, MemoryReport>,
     /// Faults of the scenario: what, when it struck, was noticed and recovered from.
     pub faults: Vec<serde_json::Value>,
     pub fidelity: FidelityReport,
@@ -183,6 +185,35 @@ pub struct ExpertsReport {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MemoryReport {
+    pub hbm_bytes: u64,
+    pub experts_per_die: u32,
+    pub attention_bytes: u64,
+    pub dense_bytes: u64,
+    pub experts_bytes: u64,
+    pub head_bytes: u64,
+    pub buffers_bytes: u64,
+    pub staging_bytes: u64,
+    pub workspace_bytes: u64,
+    pub kv_bytes: u64,
+}
+
+fn memory(m: &MemoryStats) -> MemoryReport {
+    MemoryReport {
+        hbm_bytes: m.hbm_bytes,
+        experts_per_die: m.experts_per_die,
+        attention_bytes: m.attention_bytes,
+        dense_bytes: m.dense_bytes,
+        experts_bytes: m.experts_bytes,
+        head_bytes: m.head_bytes,
+        buffers_bytes: m.buffers_bytes,
+        staging_bytes: m.staging_bytes,
+        workspace_bytes: m.workspace_bytes,
+        kv_bytes: m.kv_bytes,
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FidelityReport {
     pub message_steps: u64,
     pub step_steps: u64,
@@ -284,6 +315,11 @@ impl Report {
                 plans: s.experts.plans,
                 moved_bytes: s.experts.moved_bytes,
             },
+            memory: s
+                .memory
+                .iter()
+                .map(|m| (m.pool.clone(), memory(m)))
+                .collect(),
             faults: Vec::new(),
             fidelity: FidelityReport {
                 message_steps: s.fidelity.message_steps,

@@ -376,7 +376,7 @@ fn a_layout_that_does_not_fit_is_refused_with_the_sum() {
         &[
             "decode die does not fit in its 64 GB of HBM",
             "160 experts a layer",
-            "435.2 GB",
+            "434.9 GB",
         ],
     );
     refused("cache.nodes=1000", &["cache.nodes = 1000", "48 nodes"]);

@@ -19,7 +19,7 @@ fn report(more: &[&str]) -> serde_json::Value {
         "--set=workload.prompt_tokens=1024",
         "--set=workload.output_tokens=40",
         "--set=fidelity.level=message",
-        "--requests=512",
+        "--set=workload.requests=512",
     ];
     // The last of two values for one key counts.
     args.extend(more);
@@ -55,7 +55,7 @@ fn new_plans_win_back_what_drift_takes() {
             "--set=workload.prompt_tokens=512",
             "--set=workload.output_tokens=100",
             "--set=fidelity.level=step",
-            "--requests=3072",
+            "--set=workload.requests=3072",
             "--set=experts.drift_s=1",
         ];
         args.extend(more);

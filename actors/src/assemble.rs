@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use supernode_topology::Machine;
 
-use crate::compute::{Calibration, DecodeTimes, DiePeaks, PrefillTimes, Roofline};
+use crate::compute::{DecodeTimes, DiePeaks, PrefillTimes, Roofline};
 use crate::config::{Fidelity, Number, Serving};
 use crate::die::Part;
 use crate::experts::{Drift, ExpertFigures, ExpertLayers, ExpertSetup, ExpertTables, start_loads};
@@ -14,9 +14,9 @@ use crate::fabric::{Direction, Paths};
 use crate::launch::{Launch, Phase};
 use crate::layout::{Group, Layout, mix};
 use crate::limits;
-use crate::model::ModelSpec;
+use crate::memory::{DieMemory, DieUse};
 use crate::runtime::Simulation;
-use crate::stats::{LinkClassStats, PoolStats, RunStats};
+use crate::stats::{LinkClassStats, MemoryStats, PoolStats, RunStats};
 use crate::time::{Ps, ps_from_s, ps_from_us};
 use crate::world::{Counters, Shared, World};
 
@@ -89,30 +89,31 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
     let decode_experts = experts_of(&layout.decode, e.redundant, e.shared_replicas)?;
     let prefill_experts = experts_of(&layout.prefill, p.redundant, p.shared_replicas)?;
     let kv_bytes_per_token = model.kv_bytes_per_token(serving.precision.kv);
-    let decode_kv_tokens = match &decode_experts {
-        Some(e) => {
-            let free = free_hbm_bytes(
-                "a decode die",
-                model,
-                serving,
-                cal,
-                d.hbm_gb,
-                e.slots_per_rank,
-            )?;
-            (free / kv_bytes_per_token) as u64
-        }
+    let dies_per_npu = machine.dies_per_npu();
+    let memory_of = |groups: &[Group], e: &Option<ExpertLayers>, per_npu: u64, decode: bool| {
+        let (g, e) = (groups.first()?, e.as_ref()?);
+        let tokens_max = per_npu.div_ceil(u64::from(dies_per_npu));
+        let u = DieUse {
+            hbm_gb: d.hbm_gb,
+            ranks: g.ranks(),
+            experts_per_die: e.slots_per_rank,
+            tokens_max,
+            decode,
+        };
+        Some(DieMemory::new(model, serving, cal, u))
+    };
+    let per_npu =
+        u64::from(serving.decode.max_batch_per_npu) * u64::from(1 + serving.decode.mtp_tokens);
+    let decode_memory = memory_of(&layout.decode, &decode_experts, per_npu, true);
+    let per_npu = u64::from(serving.prefill.batch_tokens_per_npu);
+    let prefill_memory = memory_of(&layout.prefill, &prefill_experts, per_npu, false);
+    if let Some(m) = &prefill_memory {
+        m.kv_bytes("prefill", "prefill")?;
+    }
+    let decode_kv_tokens = match &decode_memory {
+        Some(m) => (m.kv_bytes("decode", "decode")? / kv_bytes_per_token) as u64,
         None => 0,
     };
-    if let Some(e) = &prefill_experts {
-        free_hbm_bytes(
-            "a prefill die",
-            model,
-            serving,
-            cal,
-            d.hbm_gb,
-            e.slots_per_rank,
-        )?;
-    }
     let phase_startup_us = cal
         .dispatch
         .startup_us
@@ -136,6 +137,8 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
         decode_experts,
         prefill_experts,
         decode_kv_tokens,
+        decode_memory,
+        prefill_memory,
         block_bytes: (kv_bytes_per_token * f64::from(serving.cache.block_tokens)) as u64,
         kv_bytes_per_token,
         phase,
@@ -176,39 +179,6 @@ fn check_placement(
         p.ranks,
         p.ranks.div_ceil(2)
     ))
-}
-
-/// HBM left for KV beside weights and workspace.
-fn free_hbm_bytes(
-    who: &str,
-    model: &ModelSpec,
-    serving: &Serving,
-    cal: &Calibration,
-    hbm_gb: f64,
-    experts_per_die: u32,
-) -> Result<f64, String> {
-    let w = serving.precision.weights.bytes();
-    let gb = |bytes: f64| bytes / 1e9;
-    let attention = gb(model.attention_params() * f64::from(model.layers + model.mtp_layers) * w);
-    let dense = gb(model.dense_mlp_params() * f64::from(model.dense_layers) * w);
-    let experts = gb(model.expert_params()
-        * f64::from(experts_per_die)
-        * f64::from(model.moe_layers() + model.mtp_layers)
-        * w);
-    let head = gb(
-        2.0 * f64::from(model.hidden) * f64::from(model.vocab) * Number::Bf16.bytes()
-            / f64::from(cal.head.tensor_parallel_dies),
-    );
-    let workspace = hbm_gb * cal.memory.workspace_share;
-    let sum = attention + dense + experts + head + workspace;
-    if sum >= hbm_gb {
-        return Err(format!(
-            "{who} does not fit in its {hbm_gb} GB of HBM: attention {attention:.1} + dense layers {dense:.1} + {experts_per_die} \
-             experts a layer {experts:.1} + head {head:.1} + workspace {workspace:.1} = {sum:.1} GB; use more NPUs per instance \
-             or precision.weights = \"int8\""
-        ));
-    }
-    Ok((hbm_gb - sum) * 1e9)
 }
 
 /// Every byte that left a port of a plane reached one.
@@ -338,9 +308,36 @@ pub fn stats(sim: &Simulation<World>, shared: &Shared, concurrency: Option<u32>)
     };
     pool(&mut s.prefill, p_steady, shared.layout.prefill.len());
     pool(&mut s.decode, d_steady, shared.layout.decode.len());
+    s.memory = memory_stats(shared);
     s.links = links(sim.models(), shared);
     s.digest = mix(sim.digest() ^ mix(hash));
     s
+}
+
+/// HBM of a die of each pool.
+fn memory_stats(shared: &Shared) -> Vec<MemoryStats> {
+    let pools = [
+        ("prefill", &shared.prefill_memory),
+        ("decode", &shared.decode_memory),
+    ];
+    let stats = |(pool, m): (&str, &Option<DieMemory>)| {
+        let m = m.as_ref()?;
+        let bytes = |b: f64| b.round() as u64;
+        Some(MemoryStats {
+            pool: pool.into(),
+            hbm_bytes: bytes(m.hbm_bytes),
+            experts_per_die: m.experts_per_die,
+            attention_bytes: bytes(m.attention_bytes),
+            dense_bytes: bytes(m.dense_bytes),
+            experts_bytes: bytes(m.experts_bytes),
+            head_bytes: bytes(m.head_bytes),
+            buffers_bytes: bytes(m.buffers_bytes),
+            staging_bytes: bytes(m.staging_bytes),
+            workspace_bytes: bytes(m.workspace_bytes),
+            kv_bytes: bytes(m.hbm_bytes - m.used_bytes()),
+        })
+    };
+    pools.into_iter().filter_map(stats).collect()
 }
 
 /// Tokens of the busiest die of a group over the mean of its dies, averaged over layers and groups: of decode, or of

@@ -16,6 +16,7 @@ pub mod launch;
 pub mod layout;
 mod limits;
 pub mod live;
+pub mod memory;
 pub mod message;
 pub mod meter;
 pub mod model;

@@ -181,6 +181,25 @@ pub struct MessageCounts {
     pub control: u64,
 }
 
+/// HBM of a die of one pool: what is in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryStats {
+    pub pool: String,
+    pub hbm_bytes: u64,
+    pub experts_per_die: u32,
+    pub attention_bytes: u64,
+    pub dense_bytes: u64,
+    pub experts_bytes: u64,
+    pub head_bytes: u64,
+    /// Windows that other ranks write tokens into.
+    pub buffers_bytes: u64,
+    /// Room for experts on the move.
+    pub staging_bytes: u64,
+    pub workspace_bytes: u64,
+    /// What is left.
+    pub kv_bytes: u64,
+}
+
 /// What EPLB did while the machine ran.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExpertCounts {
@@ -291,6 +310,7 @@ pub struct RunStats {
     pub decode_layer: StageTimes,
     pub links: Vec<LinkClassStats>,
     pub experts: ExpertCounts,
+    pub memory: Vec<MemoryStats>,
     /// Tokens of the busiest die of a group over the mean, in one layer, averaged over layers (message-level steps).
     pub expert_load_max_over_mean: f64,
     pub fidelity: FidelityStats,

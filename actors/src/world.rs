@@ -16,6 +16,7 @@ use crate::fabric::{Fabric, Paths, PhaseSend, post};
 use crate::fault::{Change, Verdict};
 use crate::launch::Phase;
 use crate::layout::Layout;
+use crate::memory::DieMemory;
 use crate::message::{Bulk, Msg};
 use crate::meter::Meter;
 use crate::model::ModelSpec;
@@ -41,6 +42,9 @@ pub struct Shared {
     pub prefill_experts: Option<ExpertLayers>,
     /// Tokens of KV that a decode die has memory for.
     pub decode_kv_tokens: u64,
+    /// What is in the HBM of a die, by pool.
+    pub decode_memory: Option<DieMemory>,
+    pub prefill_memory: Option<DieMemory>,
     /// Bytes of one KV block in the cache, and of one token's KV.
     pub block_bytes: u64,
     pub kv_bytes_per_token: f64,

@@ -119,6 +119,22 @@ pub fn render(r: &Report) -> String {
             number(r.experts.load_max_over_mean)
         ),
     );
+    for (pool, m) in &r.memory {
+        line(
+            &mut t,
+            "memory",
+            &format!(
+                "{pool} die: {} attention, {} dense, {} experts, {} head, {} buffers, {} workspace; {} left for KV",
+                bytes(m.attention_bytes),
+                bytes(m.dense_bytes),
+                bytes(m.experts_bytes),
+                bytes(m.head_bytes),
+                bytes(m.buffers_bytes + m.staging_bytes),
+                bytes(m.workspace_bytes),
+                bytes(m.kv_bytes)
+            ),
+        );
+    }
     let f = &r.fidelity;
     let error = match (f.error, f.error_abs) {
         (Some(e), Some(a)) => format!(

@@ -32,6 +32,10 @@ impl Lru {
         }
     }
 
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     pub fn len(&self) -> usize {
         self.index.len()
     }

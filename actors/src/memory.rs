@@ -1,0 +1,164 @@
+//! What is in the HBM of a die: weights by kind, communication buffers, workspace, and what that leaves for KV.
+
+use crate::compute::Calibration;
+use crate::config::{Balance, Number, Serving};
+use crate::experts::ExpertFigures;
+use crate::model::ModelSpec;
+
+/// HBM of one die of a pool, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct DieMemory {
+    pub hbm_bytes: f64,
+    /// Experts a die holds in each layer, shared ones among them.
+    pub experts_per_die: u32,
+    /// Attention of all layers, the multi-token-prediction layer's too.
+    pub attention_bytes: f64,
+    pub dense_bytes: f64,
+    pub experts_bytes: f64,
+    /// Embedding and vocabulary head, sharded.
+    pub head_bytes: f64,
+    /// Windows that other ranks write dispatched and combined tokens into: ranks x tokens x message.
+    pub buffers_bytes: f64,
+    /// New experts beside the old ones while EPLB moves weights.
+    pub staging_bytes: f64,
+    /// Activations and the runtime.
+    pub workspace_bytes: f64,
+}
+
+/// What the memory of a die depends on besides model and precision.
+#[derive(Clone, Copy, Debug)]
+pub struct DieUse {
+    pub hbm_gb: f64,
+    pub ranks: u32,
+    pub experts_per_die: u32,
+    /// Tokens of its own that a die dispatches at once, both microbatches together.
+    pub tokens_max: u64,
+    pub decode: bool,
+}
+
+impl DieMemory {
+    pub fn new(model: &ModelSpec, serving: &Serving, cal: &Calibration, u: DieUse) -> Self {
+        let f = f64::from;
+        let w = serving.precision.weights.bytes();
+        let absorbed = model.key_absorb_params() + model.value_absorb_params();
+        let projections = model.attention_params() - absorbed;
+        // The absorbed projections, embedding and head stay BF16 in every precision.
+        let per_layer = projections * w + absorbed * Number::Bf16.bytes();
+        let expert = model.expert_params() * w;
+        let dispatch = match serving.precision.dispatch {
+            Number::Int8 => f(cal.wire.dispatch_bytes_int8),
+            Number::Bf16 => f(model.hidden) * 2.0 + f(cal.wire.dispatch_scale_bytes),
+        };
+        let combine = f(model.hidden) * Number::Bf16.bytes();
+        let e = &serving.experts;
+        let moves = u.decode && e.balance == Balance::Eplb && e.eplb_interval_s > 0.0;
+        let staged = ExpertFigures::builtin().rebalance.layers_at_once as f64;
+        Self {
+            hbm_bytes: u.hbm_gb * 1e9,
+            experts_per_die: u.experts_per_die,
+            attention_bytes: per_layer * f(model.layers + model.mtp_layers),
+            dense_bytes: model.dense_mlp_params() * f(model.dense_layers) * w,
+            experts_bytes: expert * f(u.experts_per_die) * f(model.moe_layers() + model.mtp_layers),
+            head_bytes: 2.0 * f(model.hidden) * f(model.vocab) * Number::Bf16.bytes()
+                / f(cal.head.tensor_parallel_dies),
+            buffers_bytes: f(u.ranks) * u.tokens_max as f64 * (dispatch + combine),
+            staging_bytes: if moves {
+                staged * f(u.experts_per_die) * expert
+            } else {
+                0.0
+            },
+            workspace_bytes: u.hbm_gb * 1e9 * cal.memory.workspace_share,
+        }
+    }
+
+    pub fn used_bytes(&self) -> f64 {
+        self.attention_bytes
+            + self.dense_bytes
+            + self.experts_bytes
+            + self.head_bytes
+            + self.buffers_bytes
+            + self.staging_bytes
+            + self.workspace_bytes
+    }
+
+    /// What is left for KV.
+    ///
+    /// # Errors
+    /// When nothing is left: the sum, and what to change.
+    pub fn kv_bytes(&self, who: &str, instances: &str) -> Result<f64, String> {
+        let gb = |bytes: f64| bytes / 1e9;
+        let left = self.hbm_bytes - self.used_bytes();
+        if left > 0.0 {
+            return Ok(left);
+        }
+        Err(format!(
+            "a {who} die does not fit in its {} GB of HBM: attention {:.1} + dense layers {:.1} + {} experts a layer {:.1} + \
+             head {:.1} + communication buffers {:.1} + experts on the move {:.1} + workspace {:.1} = {:.1} GB; raise \
+             {instances}.npus_per_instance (fewer experts a die), set precision.weights = \"int8\", or make batches smaller",
+            gb(self.hbm_bytes),
+            gb(self.attention_bytes),
+            gb(self.dense_bytes),
+            self.experts_per_die,
+            gb(self.experts_bytes),
+            gb(self.head_bytes),
+            gb(self.buffers_bytes),
+            gb(self.staging_bytes),
+            gb(self.workspace_bytes),
+            gb(self.used_bytes())
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(change: impl Fn(&mut Serving), experts_per_die: u32, ranks: u32) -> DieMemory {
+        let model = ModelSpec::builtin("deepseek-r1").unwrap();
+        let mut serving = Serving::default();
+        change(&mut serving);
+        let u = DieUse {
+            hbm_gb: 64.0,
+            ranks,
+            experts_per_die,
+            tokens_max: 96,
+            decode: true,
+        };
+        DieMemory::new(&model, &serving, &Calibration::builtin(), u)
+    }
+
+    #[test]
+    fn weights_are_those_of_the_model() {
+        // 256 + 1 experts of 44 MB in 58 layers and the prediction layer, and each part of the rest once: 671 GB with
+        // 8 bits a weight, 14 GB of which the prediction layer's own.
+        let m = memory(|_| {}, 257, 1);
+        let absorbed = 62.0 * 128.0 * 256.0 * 512.0;
+        let sum = m.attention_bytes - absorbed
+            + m.dense_bytes
+            + m.experts_bytes
+            + m.head_bytes * 16.0 / 2.0;
+        assert!((sum / 1e9 - 684.0).abs() < 5.0, "{}", sum / 1e9);
+    }
+
+    #[test]
+    fn each_key_shows_where_it_should() {
+        let int8 = memory(|_| {}, 10, 32);
+        let bf16 = memory(|s| s.precision.weights = Number::Bf16, 10, 32);
+        assert_eq!(bf16.experts_bytes, 2.0 * int8.experts_bytes);
+        assert_eq!(bf16.buffers_bytes, int8.buffers_bytes);
+        assert!(int8.kv_bytes("decode", "decode").is_ok());
+        let why = bf16.kv_bytes("decode", "decode").unwrap_err();
+        assert!(why.contains("10 experts a layer 52.0"), "{why}");
+        // 32 ranks x 96 tokens x (7.5 KB + 14 KB).
+        assert_eq!(int8.buffers_bytes, 32.0 * 96.0 * (7_680.0 + 14_336.0));
+        let wide = memory(|s| s.precision.dispatch = Number::Bf16, 10, 32);
+        assert!(wide.buffers_bytes > int8.buffers_bytes);
+        let moving = memory(|s| s.experts.eplb_interval_s = 60.0, 10, 32);
+        assert_eq!(int8.staging_bytes, 0.0);
+        assert!(moving.staging_bytes > 3e9);
+        assert_eq!(
+            memory(|_| {}, 1, 320).experts_bytes * 10.0,
+            int8.experts_bytes
+        );
+    }
+}
