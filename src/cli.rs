@@ -9,6 +9,7 @@ mod ops;
 mod output;
 mod progress;
 mod remote;
+mod report;
 mod run;
 mod scenario_args;
 mod schema;
@@ -58,6 +59,7 @@ enum Command {
     Ops(ops::Args),
     Topology(topology::Args),
     Trace(trace::Args),
+    Report(report::Args),
     Schema(schema::Args),
     Up(up::Args),
     Status(status::Args),
@@ -78,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Ops(args) => ops::run(&args),
         Command::Topology(args) => topology::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Up(args) => up::run(&args),
         Command::Status(args) => status::run(&args),

@@ -10,6 +10,7 @@ pub mod fault;
 pub mod live;
 mod npy;
 pub mod ops;
+pub mod page;
 pub mod report;
 pub mod run;
 pub mod rundir;

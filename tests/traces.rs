@@ -319,3 +319,26 @@ fn planted_causes_are_found_first() {
     let cause = first_cause(&hot);
     assert!(cause.starts_with("expert 100 on node0/"), "{cause}");
 }
+
+#[test]
+fn a_diff_ranks_the_part_that_was_slowed_first_and_a_page_needs_nothing_else() {
+    let dir = tempdir().unwrap();
+    let (a, b) = (
+        keep(&dir, "a", &[]),
+        dir.path().join("b").display().to_string(),
+    );
+    let mut args = vec!["run", "-q", "--out", &b];
+    args.extend(SMALL.iter().flat_map(|set| ["--set", set]));
+    args.extend(["--fault", "at 1us: throttle node1/npu3/die1 x0.4"]);
+    let ran = supernode(&args);
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    let diff = stdout_of(&["trace", "diff", &a, &b, "--json"]);
+    let diff: serde_json::Value = serde_json::from_str(&diff).unwrap();
+    assert_eq!(diff["actors"][0]["actor"], "node1/npu3/die1", "{diff:#}");
+    let page = stdout_of(&["report", &a, "--html", "-"]);
+    assert!(page.starts_with("<!doctype html>") && page.trim_end().ends_with("</html>"));
+    for never in ["http://", "https://", "src=", "<link", "@import", "NaN"] {
+        assert!(!page.contains(never), "{never}");
+    }
+    assert!(page.contains("node1/npu3/die1") && page.contains("timeline of decode step"));
+}

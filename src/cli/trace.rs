@@ -1,6 +1,7 @@
 //! `supernode trace`: questions about a run that was kept, or about its trace alone.
 
 mod actors;
+mod diff;
 mod request;
 mod step;
 mod top;
@@ -23,6 +24,7 @@ enum Command {
     Actors(actors::Args),
     Request(request::Args),
     Step(step::Args),
+    Diff(diff::Args),
     Top(top::Args),
 }
 
@@ -31,6 +33,7 @@ pub fn run(args: &Args) -> Result<()> {
         Command::Actors(args) => actors::run(args),
         Command::Request(args) => request::run(args),
         Command::Step(args) => step::run(args),
+        Command::Diff(args) => diff::run(args),
         Command::Top(args) => top::run(args),
     }
 }
