@@ -2,6 +2,7 @@
 //! what they share, and turns how they end into one message and an exit code: 0 done, 1 the run failed,
 //! 2 the input is wrong, 130 stopped by Ctrl-C.
 
+mod chaos;
 mod fault;
 mod fault_live;
 mod interrupt;
@@ -55,6 +56,7 @@ enum Command {
     Run(run::Args),
     Sweep(sweep::Args),
     Fault(fault::Args),
+    Chaos(chaos::Args),
     Workload(workload::Args),
     Ops(ops::Args),
     Topology(topology::Args),
@@ -76,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Sweep(args) => sweep::run(&args),
         Command::Fault(args) => fault::run(&args),
+        Command::Chaos(args) => chaos::run(&args),
         Command::Workload(args) => workload::run(&args),
         Command::Ops(args) => ops::run(&args),
         Command::Topology(args) => topology::run(&args),

@@ -1,6 +1,7 @@
 //! What a run says: the figures of a report, computed once from what the machine measured, and rendered as a
 //! table for people or as JSON for programs. The keys are stable; times carry their unit in the name.
 
+mod faults;
 mod latency;
 mod load;
 mod table;
@@ -15,6 +16,7 @@ use supernode_actors::time::{ms_from_ps, s_from_ps, us_from_ps};
 
 use crate::scenario::Slo;
 use crate::workload::Source;
+pub use faults::{FaultReport, of as faults_of};
 pub use latency::Latency;
 pub use load::{LoadReport, Overload, Rates};
 pub use table::{bytes, count, grid, grid_with_text, number, percent};
@@ -33,6 +35,7 @@ pub struct Inputs<'a> {
     /// Closed loop: requests in the machine at any time.
     pub concurrency: Option<u32>,
     pub notes: &'a [String],
+    pub faults: Vec<FaultReport>,
     pub prefill_instances: u32,
     pub decode_instances: u32,
     /// INT8 peak of one NPU, from the machine file.
@@ -80,7 +83,7 @@ pub struct Report {
     /// HBM of a die of each pool: what is in it, and what is left for KV.
     pub memory: BTreeMap<String, MemoryReport>,
     /// Faults of the scenario: what, when it struck, was noticed and recovered from.
-    pub faults: Vec<serde_json::Value>,
+    pub faults: Vec<FaultReport>,
     pub fidelity: FidelityReport,
     pub slo: Slo,
     pub workload: LoadReport,
@@ -320,7 +323,7 @@ impl Report {
                 .iter()
                 .map(|m| (m.pool.clone(), memory(m)))
                 .collect(),
-            faults: Vec::new(),
+            faults: inputs.faults.clone(),
             fidelity: FidelityReport {
                 message_steps: s.fidelity.message_steps,
                 step_steps: s.fidelity.step_steps,
@@ -359,7 +362,9 @@ impl Report {
 
     /// The table for people.
     pub fn to_table(&self) -> String {
-        table::render(self)
+        let mut text = table::render(self);
+        text.push_str(&faults::lines(&self.faults));
+        text
     }
 }
 

@@ -21,7 +21,7 @@ use supernode_topology::Machine;
 use crate::error::{Error, Result};
 use crate::expert_files;
 use crate::fault::Plan;
-use crate::report::{Inputs, Offered, Report};
+use crate::report::{Inputs, Offered, Report, faults_of};
 use crate::scenario::{Scenario, looks_like_path};
 use crate::workload::{self, Source};
 
@@ -179,6 +179,7 @@ impl Prepared {
             .collect();
         let concurrency = self.load.concurrency;
         let int8_tops_per_npu = int8_tops_per_npu(&self.machine);
+        let machine = Arc::clone(&self.machine);
         let mut supernode = Supernode::launch(Launch {
             machine: self.machine,
             model: self.model,
@@ -221,6 +222,7 @@ impl Prepared {
             offered: &offered,
             concurrency,
             notes: &self.notes,
+            faults: faults_of(supernode.faults(), &machine, &stats, &self.scenario.slo),
             prefill_instances: self.scenario.prefill.instances,
             decode_instances: self.scenario.decode.instances,
             int8_tops_per_npu,

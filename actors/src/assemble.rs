@@ -2,7 +2,7 @@
 //! after it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use supernode_topology::Machine;
 
@@ -107,13 +107,17 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
     let decode_memory = memory_of(&layout.decode, &decode_experts, per_npu, true);
     let per_npu = u64::from(serving.prefill.batch_tokens_per_npu);
     let prefill_memory = memory_of(&layout.prefill, &prefill_experts, per_npu, false);
-    if let Some(m) = &prefill_memory {
-        m.kv_bytes("prefill", "prefill")?;
-    }
+    let prefill_free_bytes = match &prefill_memory {
+        Some(m) => m.kv_bytes("prefill", "prefill")?,
+        None => 0.0,
+    };
     let decode_kv_tokens = match &decode_memory {
         Some(m) => (m.kv_bytes("decode", "decode")? / kv_bytes_per_token) as u64,
         None => 0,
     };
+    // What is neither free nor workspace is weights.
+    let held_bytes = d.hbm_gb * 1e9 * (1.0 - cal.memory.workspace_share);
+    let decode_free_bytes = decode_kv_tokens as f64 * kv_bytes_per_token;
     let phase_startup_us = cal
         .dispatch
         .startup_us
@@ -145,6 +149,9 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
         concurrency: load.concurrency,
         stream_tokens: serving.fidelity.level == Fidelity::Message,
         live: false,
+        decode_weight_bytes: (held_bytes - decode_free_bytes).max(0.0) as u64,
+        prefill_weight_bytes: (held_bytes - prefill_free_bytes).max(0.0) as u64,
+        strikes_ps: RwLock::default(),
         shards: *shards,
         progress: Counters::default(),
         phase_lookahead_ps,
@@ -205,10 +212,16 @@ pub fn check_bytes(worlds: &[World], machine: &Machine) -> Result<(), String> {
         sum(&mut (0..dies).map(|d| machine.die_lane(d, 0)), up)
             + sum(&mut (0..cpus).map(|c| machine.cpu_lane(c, 0)), up)
     };
+    // What was posted for steps that were given up has left its lanes, and reached none.
+    let given_up: u64 = worlds
+        .iter()
+        .flat_map(|w| &w.fabric.boards)
+        .map(crate::fabric::Board::lost_bytes)
+        .sum();
     let rdma = |up| sum(&mut (0..dies).map(|d| machine.rdma(d)), up);
     let vpc = |up| sum(&mut (0..machine.node_count()).map(|n| machine.vpc(n)), up);
     for (plane, sent, got) in [
-        ("UB", ub(true), ub(false)),
+        ("UB", ub(true), ub(false) + given_up),
         ("RDMA", rdma(true), rdma(false)),
         ("VPC", vpc(true), vpc(false)),
     ] {
@@ -239,6 +252,9 @@ pub fn stats(sim: &Simulation<World>, shared: &Shared, concurrency: Option<u32>)
     };
     for w in sim.models() {
         let t = &w.tally;
+        s.notes.extend_from_slice(&t.notes);
+        s.retried.extend_from_slice(&t.retried);
+        s.lost_messages += t.lost_messages;
         hash = hash.wrapping_add(t.hash);
         s.offered += t.offered;
         s.end_ps = s.end_ps.max(t.end_ps);
@@ -289,6 +305,9 @@ pub fn stats(sim: &Simulation<World>, shared: &Shared, concurrency: Option<u32>)
         s.experts.plans += t.experts.plans;
         s.experts.moved_bytes += t.experts.moved_bytes;
     }
+    s.notes
+        .sort_unstable_by_key(|n| (n.at_ps, n.part, n.kind as u8));
+    s.retried.sort_unstable();
     s.records.sort_unstable_by_key(|r| r.id);
     // A run that was stopped has come as far as its latest event.
     if (s.records.len() as u64) < s.offered {

@@ -2,7 +2,8 @@
 
 use supernode_topology::ActorId;
 
-use crate::fabric::{Crossing, Fabric, Toll};
+use crate::fabric::{Crossing, Fabric, Found, Toll};
+use crate::fault::NoteKind;
 use crate::layout::Role;
 use crate::message::{Copying, Inbound, Msg, Plane};
 use crate::meter::Meter;
@@ -58,6 +59,10 @@ impl Env<'_, '_> {
 
     pub fn control_after(&mut self, delay_ps: Ps, to: Actor, msg: Msg) {
         let me = self.ctx.me();
+        if to != me && self.is_mute(me) && !msg.is_of_clients() {
+            self.tally.lost_messages += 1;
+            return;
+        }
         let latency_ps = if to == me {
             0
         } else {
@@ -68,6 +73,12 @@ impl Env<'_, '_> {
             _ => self.tally.messages.control += 1,
         }
         self.ctx.send_in(delay_ps + latency_ps, to, msg);
+    }
+
+    /// No lane lets anything out of this part.
+    fn is_mute(&self, me: Actor) -> bool {
+        let health = &self.fabric.health;
+        !health.is_clear() && health.is_cut_off(&self.shared.machine, ActorId(me), true, self.now())
     }
 
     /// A small message of the simulation itself: it takes the time of one, and is not counted.
@@ -154,10 +165,22 @@ impl Env<'_, '_> {
         } else {
             health.port_toll(port, out, bytes, now, self.ctx.rng())
         };
+        self.note_toll(&toll);
         let link = self.fabric.link(port);
         let way = if out { &mut link.up } else { &mut link.down };
         way.resent_bytes += toll.resent_bytes;
         toll
+    }
+
+    /// Remembers what this part found out about its lanes.
+    pub(crate) fn note_toll(&mut self, toll: &Toll) {
+        let kind = match toll.found {
+            None => return,
+            Some(Found::Worse) => NoteKind::LaneWorse,
+            Some(Found::Better) => NoteKind::LaneBetter,
+        };
+        let (now, me) = (self.now(), self.ctx.me());
+        self.tally.note(now, me, kind);
     }
 
     /// One try of a transfer.

@@ -3,12 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::die::Condition;
+use crate::die::{Condition, Members, Watch};
 use crate::experts::{ExpertMsg, ExpertState};
 use crate::fabric::Cell;
 use crate::fault::{Change, Strike};
 use crate::layout::mix;
-use crate::request::{Prefix, RequestSpec};
+use crate::request::{Prefix, RequestSpec, Resubmitted};
 use crate::time::Ps;
 
 /// A prompt on its way to a prefill group.
@@ -273,6 +273,79 @@ pub enum Msg {
         duration_ps: Ps,
     },
 
+    // ---- who is there
+    /// Timer: something that was to have happened by now is looked at.
+    Watch(Watch),
+    /// Is anybody there? The round that the answer is for; 0: none in particular.
+    Ping {
+        round: u32,
+    },
+    Pong {
+        round: u32,
+        epoch: u32,
+        /// A number that grows as the rank gets on.
+        progress: u64,
+    },
+    /// Who takes part in a decode group from now on.
+    Members(Box<Members>),
+    /// This rank has taken that up, with what it holds.
+    Joined {
+        epoch: u32,
+        requests: u32,
+        context_sum: u64,
+    },
+    /// A batch of prefill was given up.
+    Reset {
+        epoch: u32,
+    },
+    /// A rank is back, and knows of this epoch.
+    Hello {
+        epoch: u32,
+    },
+    /// A die does not answer (to homes, which may have requests there).
+    Gone {
+        die: u32,
+    },
+    /// Weights, please (to a CPU, for the die that asks).
+    LoadAsk {
+        bytes: u64,
+    },
+    Loaded,
+    /// Do you have this request?
+    Ask {
+        request: u64,
+    },
+    Answer {
+        request: u64,
+        held: bool,
+    },
+    /// A decode die has a slot for it (to its home).
+    Placed {
+        request: u64,
+    },
+    /// A prefill group that cannot work gives it back (to its home).
+    Refused {
+        request: u64,
+    },
+    /// No decode die has taken it for a long time (to its home).
+    Unplaced {
+        request: u64,
+    },
+    /// Its home has started it again elsewhere.
+    Release {
+        request: u64,
+    },
+
+    // ---- clients, who live outside the machine
+    /// Timer: the clients of a CPU that does not answer turn to another.
+    ClientsLeave,
+    /// A client puts its request in again, at this CPU.
+    Resubmit(Box<Resubmitted>),
+    /// A request of a closed loop has ended at another CPU: its client puts in the next.
+    StreamFree {
+        die: Option<u32>,
+    },
+
     // ---- any part
     /// A fault strikes the part that gets this, or is over.
     Fault(Strike),
@@ -294,7 +367,14 @@ pub enum Msg {
 impl Msg {
     /// What clients do at the CPU that they have turned to; it happens whether that CPU lives or not.
     pub fn is_of_clients(&self) -> bool {
-        matches!(self, Msg::Arrival)
+        matches!(
+            self,
+            Msg::Arrival
+                | Msg::Submit(_)
+                | Msg::ClientsLeave
+                | Msg::Resubmit(_)
+                | Msg::StreamFree { .. }
+        )
     }
 
     /// Not traffic of the machine: it gets through whatever the machine's state.
@@ -392,6 +472,41 @@ impl Msg {
             Msg::Fault(s) => m(39, s.digest(), 0),
             Msg::Copy(c) => m(36, c.bytes, (u64::from(c.to) << 1) | u64::from(c.read)),
             Msg::Copied { started_ps } => m(37, *started_ps, 0),
+            Msg::Watch(w) => m(50, *w as u64, 0),
+            Msg::Ping { round } => m(51, u64::from(*round), 0),
+            Msg::Pong {
+                round,
+                epoch,
+                progress,
+            } => m(52, (u64::from(*round) << 32) | u64::from(*epoch), *progress),
+            Msg::Members(g) => m(
+                53,
+                (u64::from(g.epoch) << 32) | u64::from(g.root),
+                g.ranks.iter().fold(0, |a, r| mix(a ^ u64::from(*r))),
+            ),
+            Msg::Joined {
+                epoch,
+                requests,
+                context_sum,
+            } => m(
+                54,
+                (u64::from(*epoch) << 32) | u64::from(*requests),
+                *context_sum,
+            ),
+            Msg::Reset { epoch } => m(55, u64::from(*epoch), 0),
+            Msg::Hello { epoch } => m(56, u64::from(*epoch), 0),
+            Msg::Gone { die } => m(57, u64::from(*die), 0),
+            Msg::LoadAsk { bytes } => m(58, *bytes, 0),
+            Msg::Loaded => m(59, 0, 0),
+            Msg::Ask { request } => m(60, *request, 0),
+            Msg::Answer { request, held } => m(61, *request, u64::from(*held)),
+            Msg::Placed { request } => m(62, *request, 0),
+            Msg::Refused { request } => m(63, *request, 0),
+            Msg::Unplaced { request } => m(68, *request, 0),
+            Msg::Release { request } => m(64, *request, 0),
+            Msg::ClientsLeave => m(65, 0, 0),
+            Msg::Resubmit(r) => m(66, r.spec.id, u64::from(r.delivered)),
+            Msg::StreamFree { die } => m(67, u64::from(die.unwrap_or(u32::MAX)), 0),
             Msg::Unacked { to, inbound } => m(40, u64::from(*to), inbound.then.digest()),
             Msg::Submit(s) => m(
                 60,
@@ -413,6 +528,8 @@ pub struct Bulk {
     pub channel: u8,
     pub phase: u32,
     pub source: u16,
+    /// Ranks that take part.
+    pub expected: u16,
     pub unit_bytes: u32,
     /// Nothing of it arrives before this.
     pub from_ps: Ps,

@@ -92,3 +92,30 @@ impl RequestRecord {
         self.end_ps.saturating_sub(self.arrival_ps)
     }
 }
+
+/// A request as its parts know it: its number, with how often it was started again in the bits above. What an earlier
+/// try has left behind is told apart by that.
+pub const ID: u64 = (1 << 56) - 1;
+
+/// The name of the `attempt`th try of request `id`.
+pub fn try_of(id: u64, attempt: u8) -> u64 {
+    id | (u64::from(attempt) << 56)
+}
+
+/// What a client knows of its request when it turns to another CPU.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Resubmitted {
+    pub spec: RequestSpec,
+    pub first_token_ps: Ps,
+    pub delivered: u32,
+    pub cached: u32,
+    pub retries: u32,
+    pub cancelling: bool,
+    /// CPUs that did not answer so far.
+    pub hops: u32,
+    /// Closed loop: the CPU whose client it is, and the die that its stream stays on.
+    pub origin: Option<u32>,
+    pub die: Option<u32>,
+    /// What was lost.
+    pub why: String,
+}

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::fault::Note;
 use crate::request::RequestRecord;
 use crate::time::Ps;
 
@@ -314,6 +315,12 @@ pub struct RunStats {
     /// Tokens of the busiest die of a group over the mean, in one layer, averaged over layers (message-level steps).
     pub expert_load_max_over_mean: f64,
     pub fidelity: FidelityStats,
+    /// What parts found out about faults, in order of time.
+    pub notes: Vec<Note>,
+    /// Requests started again: when, for want of which part, which.
+    pub retried: Vec<(Ps, u32, u64)>,
+    /// Small messages that faults kept from their receivers.
+    pub lost_messages: u64,
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What one shard counts while it runs. Tallies of shards merge into the run's statistics.
 
+use crate::fault::{Note, NoteKind};
 use crate::request::{Delivered, Delivery, RequestRecord};
 use crate::stats::{CacheCounts, ExpertCounts, FidelityStats, FineHist, MessageCounts, StageTimes};
 use crate::steady::Steady;
@@ -94,6 +95,10 @@ pub struct Tally {
     pub decode_line: Timeline,
     /// Durations of copies that were asked for to measure the fabric.
     pub copies_ps: Vec<Ps>,
+    /// What parts found out and did about faults.
+    pub notes: Vec<Note>,
+    /// Requests started again: when, for want of which part, which.
+    pub retried: Vec<(Ps, u32, u64)>,
     /// Messages that faults kept from their receivers.
     pub lost_messages: u64,
     /// Folded into the digest at the end.
@@ -143,6 +148,11 @@ impl Tally {
         self.prefill_batches += 1;
         self.prefill_busy_ps += ended_ps - started_ps;
         self.prefill_batch_sum += u64::from(requests);
+    }
+
+    /// A part has found `part` to be gone, or back.
+    pub fn note(&mut self, at_ps: Ps, part: u32, kind: NoteKind) {
+        self.notes.push(Note { at_ps, part, kind });
     }
 
     pub fn decode_tokens(&mut self, now: Ps, tokens: u32) {

@@ -1,8 +1,8 @@
 //! One shard's part of the machine: its dies, CPUs and links, and what all of them know from the start.
 //! An actor sees only its own state, its messages and the services of `env.rs`; none holds a view of the whole.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, RwLock};
 
 use supernode_topology::{ActorId, Machine, Part};
 
@@ -53,6 +53,12 @@ pub struct Shared {
     pub concurrency: Option<u32>,
     /// Tokens are sent home step by step, not at the end.
     pub stream_tokens: bool,
+    /// Weights that a decode or prefill die loads before it can serve.
+    pub decode_weight_bytes: u64,
+    pub prefill_weight_bytes: u64,
+    /// Times at which faults strike or end, in order: what was learnt of steps before does not hold after. Written only
+    /// while nothing runs.
+    pub strikes_ps: RwLock<Vec<Ps>>,
     /// Requests come from outside while the machine runs, and what it makes is handed out.
     pub live: bool,
     pub shards: u32,
@@ -61,6 +67,9 @@ pub struct Shared {
     pub phase_lookahead_ps: Ps,
     pub control_lookahead_ps: Ps,
 }
+
+/// Time after a strike in which steps are not learnt from: lanes are judged anew in less (`recovery.lane_*`).
+const SETTLES_PS: Ps = 300 * crate::time::PS_PER_MS;
 
 /// Counted by all homes, for progress bars only: nothing in the machine reads them.
 #[derive(Debug, Default)]
@@ -102,6 +111,25 @@ impl Shared {
 
     pub fn shard_of(&self, actor: Actor) -> usize {
         crate::layout::Layout::shard_of_node(self.node_of(actor), self.shards) as usize
+    }
+
+    /// Faults that have struck or ended so far.
+    pub fn condition_epoch(&self, now: Ps) -> u32 {
+        let strikes = self.strikes_ps.read().expect("no writer panics");
+        strikes.partition_point(|&t| t <= now) as u32
+    }
+
+    /// A fault has struck or ended lately: those concerned may not have found out, and steps are not like those to
+    /// come.
+    pub fn settles(&self, now: Ps) -> bool {
+        let strikes = self.strikes_ps.read().expect("no writer panics");
+        let i = strikes.partition_point(|&t| t <= now);
+        i > 0 && now - strikes[i - 1] < SETTLES_PS
+    }
+
+    /// Tokens go home step by step: always where faults may cut a request short.
+    pub fn streams_tokens(&self) -> bool {
+        self.stream_tokens || !self.strikes_ps.read().expect("no writer panics").is_empty()
     }
 
     pub fn message_level(&self) -> bool {
@@ -195,6 +223,7 @@ impl Model for World {
             channel: bulk.channel,
             phase: bulk.phase,
             source: bulk.source,
+            expected: bulk.expected,
             unit_bytes: bulk.unit_bytes,
             from_ps: bulk.from_ps,
             flags_from_ps: bulk.flags_from_ps,

@@ -1,14 +1,14 @@
 //! Every kind of message survives being bytes, so that a shard can live in another process; and no two kinds have the
 //! same digest.
 
-use supernode_actors::die::Condition;
+use supernode_actors::die::{Condition, Members, Watch};
 use supernode_actors::experts::{ExpertMsg, ExpertState};
 use supernode_actors::fault::{Change, Effect, Strike, Ways};
 use supernode_actors::message::{
     BatchPart, BatchWork, BlockRead, Bulk, Claim, Copying, Handoff, Inbound, Learned, Lookup,
     LookupReply, Msg, Plane, Prompt, ReadBlocks,
 };
-use supernode_actors::request::{Prefix, RequestSpec};
+use supernode_actors::request::{Prefix, RequestSpec, Resubmitted};
 use supernode_actors::runtime::codec::{decode, encode};
 
 /// A number for each kind. No wildcard: a new kind does not compile until it has a sample below.
@@ -58,10 +58,29 @@ fn kind(msg: &Msg) -> usize {
         Msg::Submit(_) => 41,
         Msg::Cancel { .. } => 42,
         Msg::Cancelled { .. } => 43,
-        Msg::Experts(_) => 44,
+        Msg::Watch(_) => 44,
+        Msg::Ping { .. } => 45,
+        Msg::Pong { .. } => 46,
+        Msg::Members(_) => 47,
+        Msg::Joined { .. } => 48,
+        Msg::Reset { .. } => 49,
+        Msg::Hello { .. } => 50,
+        Msg::Gone { .. } => 51,
+        Msg::LoadAsk { .. } => 52,
+        Msg::Loaded => 53,
+        Msg::Ask { .. } => 54,
+        Msg::Answer { .. } => 55,
+        Msg::Placed { .. } => 56,
+        Msg::Refused { .. } => 57,
+        Msg::Release { .. } => 58,
+        Msg::ClientsLeave => 59,
+        Msg::Resubmit(_) => 60,
+        Msg::StreamFree { .. } => 61,
+        Msg::Unplaced { .. } => 62,
+        Msg::Experts(_) => 63,
     }
 }
-const KINDS: usize = 45;
+const KINDS: usize = 64;
 
 /// Reads and SSD loads of the same blocks share a digest: one is what is left of the other after a wait.
 const ALIKE: (usize, usize) = (6, 8);
@@ -223,6 +242,57 @@ fn samples() -> Vec<Msg> {
             read: true,
         }),
         Msg::Copied { started_ps: 1 },
+        Msg::Watch(Watch::Root),
+        Msg::Ping { round: 3 },
+        Msg::Pong {
+            round: 3,
+            epoch: 2,
+            progress: 9,
+        },
+        Msg::Members(Box::new(Members {
+            epoch: 4,
+            root: 1,
+            ranks: vec![1, 2, 7],
+        })),
+        Msg::Joined {
+            epoch: 4,
+            requests: 1,
+            context_sum: 5,
+        },
+        Msg::Reset { epoch: 4 },
+        Msg::Hello { epoch: 4 },
+        Msg::Gone { die: 4 },
+        Msg::LoadAsk { bytes: 4 },
+        Msg::Loaded,
+        Msg::Ask { request },
+        Msg::Answer {
+            request,
+            held: true,
+        },
+        Msg::Placed { request },
+        Msg::Unplaced { request },
+        Msg::Refused { request },
+        Msg::Release { request },
+        Msg::ClientsLeave,
+        Msg::Resubmit(Box::new(Resubmitted {
+            spec: RequestSpec {
+                id: 3,
+                arrival_ps: 5,
+                prompt_tokens: 7,
+                output_tokens: 9,
+                prefix: Prefix::Unique,
+            },
+            first_token_ps: 1,
+            delivered: 2,
+            cached: 3,
+            retries: 4,
+            cancelling: true,
+            hops: 5,
+            origin: Some(6),
+            die: None,
+            why: "node0/cpu1 did not answer".into(),
+        })),
+        Msg::StreamFree { die: Some(3) },
         Msg::Changed(Change::Restarted),
         Msg::Unacked {
             to: 9,
@@ -269,6 +339,7 @@ fn a_phase_survives_being_bytes() {
         channel: 1,
         phase: 116,
         source: 318,
+        expected: 320,
         unit_bytes: 7_680,
         from_ps: 1,
         flags_from_ps: 1,

@@ -360,6 +360,7 @@ fn compare(case: &Case) -> Result<(), TestCaseError> {
                     channel,
                     phase,
                     source: source as u16,
+                    expected: n as u16,
                     unit_bytes: UNIT_BYTES,
                     from_ps: start_ps,
                     flags_from_ps: sent + barrier_ps,

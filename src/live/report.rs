@@ -48,6 +48,7 @@ impl Context {
             offered,
             concurrency: self.concurrency,
             notes: &notes,
+            faults: Vec::new(),
             prefill_instances: self.scenario.prefill.instances,
             decode_instances: self.scenario.decode.instances,
             int8_tops_per_npu: self.int8_tops_per_npu,

@@ -76,6 +76,7 @@ fn example() -> Value {
         offered: &[],
         concurrency: Some(1),
         notes: &[],
+        faults: Vec::new(),
         prefill_instances: 1,
         decode_instances: 1,
         int8_tops_per_npu: 1.0,

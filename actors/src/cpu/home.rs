@@ -8,30 +8,74 @@ use crate::die::Placer;
 use crate::env::Env;
 use crate::launch::Phase;
 use crate::message::{Claim, Msg, Prompt};
-use crate::request::{Delivered, Delivery, Outcome, Prefix, RequestRecord, RequestSpec};
+use crate::request::{
+    Delivered, Delivery, ID, Outcome, RequestRecord, RequestSpec, Resubmitted, try_of,
+};
 use crate::runtime::Actor;
-use crate::time::Ps;
+use crate::time::{Ps, ps_from_s};
 use crate::trace::Mark;
 use crate::world::Shared;
 
 /// A request that is in the machine.
 #[derive(Debug)]
-struct Open {
-    spec: RequestSpec,
-    first_token_ps: Ps,
-    delivered: u32,
-    cached: u32,
-    prefill_start_ps: Ps,
-    retries: u32,
-    backlog_awaited: u32,
+pub(super) struct Open {
+    pub(super) spec: RequestSpec,
+    pub(super) first_token_ps: Ps,
+    pub(super) delivered: u32,
+    pub(super) cached: u32,
+    pub(super) prefill_start_ps: Ps,
+    pub(super) retries: u32,
+    /// Prefill groups that have not said their backlog, and the best that did.
+    pub(super) backlog_awaited: Vec<Actor>,
     backlog_best: Option<(u64, Actor)>,
-    /// Who has the prompt, and who makes tokens once some have come.
-    prefill: Option<Actor>,
-    decoder: Option<Actor>,
+    /// Who has it, as far as its home knows.
+    pub(super) holder: Option<Actor>,
     /// Nobody waits for it any more: it ends when who holds it has let go.
-    cancelling: bool,
+    pub(super) cancelling: bool,
     /// Closed loop in the decode phase: the die that this stream of requests stays on.
-    die: Option<Actor>,
+    pub(super) die: Option<Actor>,
+    /// Closed loop: the CPU that its client had turned to first.
+    pub(super) origin: Option<Actor>,
+    /// Since when somebody to take it is looked for.
+    pub(super) seeking_ps: Ps,
+    /// Something will have been heard by then, and how often its holder has been asked.
+    pub(super) due_ps: Ps,
+    pub(super) asked: u32,
+    /// What was lost when it was started again.
+    pub(super) why: String,
+}
+
+impl Open {
+    fn new(spec: RequestSpec, die: Option<Actor>, now: Ps) -> Self {
+        Self {
+            spec,
+            first_token_ps: 0,
+            delivered: 0,
+            cached: 0,
+            prefill_start_ps: 0,
+            retries: 0,
+            backlog_awaited: Vec::new(),
+            backlog_best: None,
+            holder: None,
+            cancelling: false,
+            die,
+            origin: None,
+            seeking_ps: now,
+            due_ps: Ps::MAX,
+            asked: 0,
+            why: String::new(),
+        }
+    }
+
+    /// A prefill group has answered.
+    pub(super) fn has_offer(&self) -> bool {
+        self.backlog_best.is_some_and(|b| b.0 != u64::MAX)
+    }
+
+    /// What parts call the present try.
+    pub(super) fn name(&self) -> u64 {
+        try_of(self.spec.id, self.retries as u8)
+    }
 }
 
 /// How requests reach this home.
@@ -49,10 +93,13 @@ pub enum Source {
 
 #[derive(Debug)]
 pub struct Home {
-    cpu: u32,
-    source: Source,
-    open: BTreeMap<u64, Open>,
-    placer: Placer,
+    pub(super) cpu: u32,
+    pub(super) source: Source,
+    pub(super) open: BTreeMap<u64, Open>,
+    pub(super) placer: Placer,
+    /// Prefill roots that did not answer lately, until when they are passed over.
+    pub(super) suspects: BTreeMap<Actor, Ps>,
+    pub(super) timer_ps: Option<Ps>,
 }
 
 impl Home {
@@ -62,6 +109,8 @@ impl Home {
             source,
             open: BTreeMap::new(),
             placer: Placer::default(),
+            suspects: BTreeMap::new(),
+            timer_ps: None,
         }
     }
 
@@ -114,8 +163,9 @@ impl Home {
         if std::mem::replace(&mut open.cancelling, true) {
             return;
         }
-        match open.decoder.or(open.prefill) {
-            Some(holder) => env.control(holder, Msg::Cancel { request }),
+        let (name, holder) = (open.name(), open.holder);
+        match holder {
+            Some(holder) => env.control(holder, Msg::Cancel { request: name }),
             // Only the backlog has been asked for.
             None if env.shared.phase != Phase::Decode => {
                 self.end(request, Outcome::Cancelled, env);
@@ -126,10 +176,26 @@ impl Home {
 
     /// Who held a cancelled request has let go of it.
     pub fn cancelled(&mut self, request: u64, env: &mut Env<'_, '_>) {
-        self.end(request, Outcome::Cancelled, env);
+        if let Some(open) = self.current(request)
+            && open.cancelling
+        {
+            self.end(request & ID, Outcome::Cancelled, env);
+        }
     }
 
-    fn put_in(&mut self, mut spec: RequestSpec, die: Option<Actor>, env: &mut Env<'_, '_>) {
+    /// The open request of which `request` is the present try.
+    pub(super) fn current(&mut self, request: u64) -> Option<&mut Open> {
+        self.open
+            .get_mut(&(request & ID))
+            .filter(|o| o.name() == request)
+    }
+
+    pub(super) fn put_in(
+        &mut self,
+        mut spec: RequestSpec,
+        die: Option<Actor>,
+        env: &mut Env<'_, '_>,
+    ) {
         let now = env.now();
         if matches!(self.source, Source::Closed { .. }) {
             spec.arrival_ps = now;
@@ -140,89 +206,151 @@ impl Home {
         let tokens = (u64::from(spec.output_tokens) << 32) | u64::from(spec.prompt_tokens);
         env.mark(Mark::Arrived, id, tokens);
         let refusal = too_large(&spec, env.shared);
-        self.open.insert(
-            id,
-            Open {
-                spec,
-                first_token_ps: 0,
-                delivered: 0,
-                cached: 0,
-                prefill_start_ps: 0,
-                retries: 0,
-                backlog_awaited: 0,
-                backlog_best: None,
-                prefill: None,
-                decoder: None,
-                cancelling: false,
-                die,
-            },
-        );
+        self.open.insert(id, Open::new(spec, die, now));
         if let Some(why) = refusal {
             self.end(id, Outcome::Failed(why), env);
-        } else if env.shared.phase == Phase::Decode {
+        } else {
+            self.seek(id, env);
+        }
+    }
+
+    /// Takes in a request whose client had turned to another CPU before.
+    pub(super) fn take_in(&mut self, r: Resubmitted, env: &mut Env<'_, '_>) {
+        let id = r.spec.id;
+        let mut open = Open::new(r.spec, r.die, env.now());
+        open.first_token_ps = r.first_token_ps;
+        open.delivered = r.delivered;
+        open.cached = r.cached;
+        open.retries = r.retries;
+        open.cancelling = r.cancelling;
+        open.origin = r.origin;
+        open.why = r.why;
+        let refusal = too_large(&open.spec, env.shared);
+        let cancelling = open.cancelling;
+        self.open.insert(id, open);
+        if cancelling {
+            self.end(id, Outcome::Cancelled, env);
+        } else if let Some(why) = refusal {
+            self.end(id, Outcome::Failed(why), env);
+        } else {
+            self.seek(id, env);
+        }
+    }
+
+    /// Looks for somebody to take a request.
+    pub(super) fn seek(&mut self, id: u64, env: &mut Env<'_, '_>) {
+        if env.shared.phase == Phase::Decode {
             self.claim_decode(id, env);
         } else {
             self.ask_prefill(id, env);
         }
     }
 
-    /// Asks a few prefill groups, picked at random, for their backlog.
-    fn ask_prefill(&mut self, id: u64, env: &mut Env<'_, '_>) {
+    /// Asks a few prefill groups, picked at random, for their backlog; those that did not answer lately are passed
+    /// over as long as there are others.
+    pub(super) fn ask_prefill(&mut self, id: u64, env: &mut Env<'_, '_>) {
         let groups = &env.shared.layout.prefill;
         let n = groups.len() as u64;
         let choices = u64::from(env.shared.serving.placement.prefill_choices).clamp(1, n);
         let start = env.ctx.rng().below(n);
         let stride = 1 + env.ctx.rng().below((n / choices).max(1));
+        let now = env.now();
+        self.suspects.retain(|_, until| *until > now);
         let open = self.open.get_mut(&id).expect("it was just put in");
-        open.backlog_awaited = choices as u32;
+        open.backlog_awaited.clear();
         open.backlog_best = None;
+        open.holder = None;
+        open.asked = 0;
+        open.due_ps = now + ps_from_s(env.shared.serving.recovery.reply_ms * 1e-3);
+        let (request, due_ps) = (open.name(), open.due_ps);
         for i in 0..choices {
-            let root = groups[((start + i * stride) % n) as usize].root();
-            env.control(env.shared.die_actor(root), Msg::BacklogAsk { request: id });
+            let first = (start + i * stride) % n;
+            let root = |k: u64| {
+                env.shared
+                    .die_actor(groups[((first + k) % n) as usize].root())
+            };
+            let to = (0..n)
+                .map(root)
+                .find(|r| !self.suspects.contains_key(r) && !open.backlog_awaited.contains(r))
+                .unwrap_or_else(|| root(0));
+            if !open.backlog_awaited.contains(&to) {
+                open.backlog_awaited.push(to);
+                env.control(to, Msg::BacklogAsk { request });
+            }
         }
+        self.arm(due_ps, env);
     }
 
     pub fn backlog_reply(&mut self, from: Actor, request: u64, tokens: u64, env: &mut Env<'_, '_>) {
-        let Some(open) = self.open.get_mut(&request) else {
+        let Some(open) = self.current(request) else {
             return;
         };
-        open.backlog_awaited -= 1;
+        let Some(i) = open.backlog_awaited.iter().position(|&r| r == from) else {
+            return;
+        };
+        open.backlog_awaited.swap_remove(i);
         if open.backlog_best.is_none_or(|b| (tokens, from) < b) {
             open.backlog_best = Some((tokens, from));
         }
-        if open.backlog_awaited > 0 {
-            return;
+        if open.backlog_awaited.is_empty() {
+            self.send_prompt(request & ID, env);
         }
-        let (_, root) = open.backlog_best.expect("an answer has come");
-        open.prefill = Some(root);
+    }
+
+    /// Sends the prompt to the best of those that answered; false if none can take it now.
+    pub(super) fn send_prompt(&mut self, id: u64, env: &mut Env<'_, '_>) -> bool {
+        let cpu = self.cpu;
+        let now = env.now();
+        let open = self.open.get_mut(&id).expect("it is open");
+        let best = open.backlog_best.take().filter(|b| b.0 != u64::MAX);
+        let Some((_, root)) = best else {
+            // All that answered are down: asked again after a pause.
+            open.due_ps = now + ps_from_s(env.shared.serving.recovery.reply_ms * 1e-3);
+            let due_ps = open.due_ps;
+            self.arm(due_ps, env);
+            return false;
+        };
+        open.holder = Some(root);
+        open.due_ps = now + ps_from_s(env.shared.serving.recovery.quiet_ms * 1e-3);
+        let due_ps = open.due_ps;
         let prompt = Prompt {
-            request,
-            home: self.cpu,
-            prompt_tokens: open.spec.prompt_tokens,
-            output_tokens: open.spec.output_tokens,
-            prefix: std::mem::replace(&mut open.spec.prefix, Prefix::Unique),
+            request: open.name(),
+            home: cpu,
+            // What has been delivered is part of the prompt now.
+            prompt_tokens: open.spec.prompt_tokens + open.delivered,
+            output_tokens: open.spec.output_tokens - open.delivered,
+            prefix: open.spec.prefix.clone(),
             delivered: open.delivered,
         };
-        env.mark(Mark::Asked, request, 0);
+        env.mark(Mark::Asked, id, 0);
         env.control(root, Msg::Prompt(Box::new(prompt)));
+        self.arm(due_ps, env);
+        true
     }
 
     /// The KV is in place somewhere: only a slot is needed.
     fn claim_decode(&mut self, id: u64, env: &mut Env<'_, '_>) {
-        let open = &self.open[&id];
+        let due_ps = env.now() + ps_from_s(env.shared.serving.recovery.quiet_ms * 1e-3);
+        let home = self.cpu;
+        let open = self.open.get_mut(&id).expect("it is open");
+        open.due_ps = due_ps;
+        open.asked = 0;
         let claim = Claim {
-            request: id,
-            home: self.cpu,
-            context: open.spec.prompt_tokens,
-            left: open.spec.output_tokens,
-            delivered: 0,
+            request: open.name(),
+            home,
+            context: open.spec.prompt_tokens + open.delivered,
+            left: open.spec.output_tokens - open.delivered,
+            delivered: open.delivered,
             kv_in_place: true,
             token_ps: None,
         };
-        match open.die {
+        // A stream leaves its die only when that is lost.
+        open.holder = open.die.filter(|_| open.retries == 0);
+        match open.holder {
             Some(die) => env.control(die, Msg::SlotClaim(Box::new(claim))),
             None => self.placer.start(claim, env),
         }
+        self.arm(due_ps, env);
     }
 
     pub fn slot_reply(
@@ -233,7 +361,37 @@ impl Home {
         waiting: u32,
         env: &mut Env<'_, '_>,
     ) {
-        self.placer.reply(from, request, free, waiting, env);
+        let due_ps = env.now() + ps_from_s(env.shared.serving.recovery.quiet_ms * 1e-3);
+        if let Some(die) = self.placer.reply(from, request, free, waiting, env)
+            && let Some(open) = self.current(request)
+        {
+            open.holder = Some(die);
+            open.due_ps = due_ps;
+        }
+    }
+
+    /// A part speaks of a try: the open request, or the part is told that nobody waits for that try any more.
+    fn spoken_of(&mut self, request: u64, env: &mut Env<'_, '_>) -> Option<&mut Open> {
+        let from = env.from;
+        if self.current(request).is_none() {
+            env.control(from, Msg::Release { request });
+            return None;
+        }
+        let quiet_ps = ps_from_s(env.shared.serving.recovery.quiet_ms * 1e-3);
+        let due_ps = env.now() + quiet_ps;
+        let open = self.current(request)?;
+        open.due_ps = due_ps;
+        open.asked = 0;
+        if open.holder.replace(from) != Some(from) && open.cancelling {
+            // It had gone on before the word came there.
+            env.control(from, Msg::Cancel { request });
+        }
+        Some(open)
+    }
+
+    /// A decode die has a slot for a request.
+    pub fn placed(&mut self, request: u64, env: &mut Env<'_, '_>) {
+        self.spoken_of(request, env);
     }
 
     pub fn first_token(
@@ -244,24 +402,26 @@ impl Home {
         env: &mut Env<'_, '_>,
     ) {
         let now = env.now();
-        let open = self
-            .open
-            .get_mut(&request)
-            .expect("tokens come for requests that are open");
+        let Some(open) = self.spoken_of(request, env) else {
+            return;
+        };
+        let id = request & ID;
         open.cached = cached;
-        open.prefill_start_ps = started_ps;
-        open.first_token_ps = now;
+        if open.delivered == 0 {
+            open.prefill_start_ps = started_ps;
+            open.first_token_ps = now;
+            env.mark(Mark::FirstToken, id, 1);
+        }
         open.delivered += 1;
-        env.mark(Mark::FirstToken, request, 1);
+        open.seeking_ps = now;
         deliver(open, 1, env);
-        if open.spec.output_tokens <= 1 || env.shared.phase == Phase::Prefill {
-            self.end(request, Outcome::Completed, env);
+        if open.spec.output_tokens <= open.delivered || env.shared.phase == Phase::Prefill {
+            self.end(id, Outcome::Completed, env);
         }
     }
 
     pub fn tokens(
         &mut self,
-        from: Actor,
         request: u64,
         first: u32,
         count: u32,
@@ -269,36 +429,33 @@ impl Home {
         env: &mut Env<'_, '_>,
     ) {
         let now = env.now();
-        let open = self
-            .open
-            .get_mut(&request)
-            .expect("tokens come for requests that are open");
+        let Some(open) = self.spoken_of(request, env) else {
+            return;
+        };
+        let id = request & ID;
         assert_eq!(
             first, open.delivered,
-            "tokens of request {request} arrive in order, none twice, none missing"
+            "tokens of request {id} arrive in order, none twice, none missing"
         );
         if open.delivered == 0 {
             open.first_token_ps = now;
-            env.mark(Mark::FirstToken, request, u64::from(count));
+            env.mark(Mark::FirstToken, id, u64::from(count));
         } else if !last {
-            env.mark(Mark::TokensHome, request, u64::from(count));
+            env.mark(Mark::TokensHome, id, u64::from(count));
         }
         open.delivered += count;
+        open.seeking_ps = now;
         deliver(open, count, env);
-        if open.decoder.replace(from).is_none() && open.cancelling && !last {
-            // It had left prefill before the word came there.
-            env.control(from, Msg::Cancel { request });
-        }
         if last {
             assert_eq!(
                 open.delivered, open.spec.output_tokens,
-                "request {request} ends with its last token"
+                "request {id} ends with its last token"
             );
-            self.end(request, Outcome::Completed, env);
+            self.end(id, Outcome::Completed, env);
         }
     }
 
-    fn end(&mut self, request: u64, outcome: Outcome, env: &mut Env<'_, '_>) {
+    pub(super) fn end(&mut self, request: u64, outcome: Outcome, env: &mut Env<'_, '_>) {
         let open = self.open.remove(&request).expect("a request ends once");
         let outcome = if open.cancelling {
             Outcome::Cancelled
@@ -329,10 +486,18 @@ impl Home {
         } else {
             env.tally.ended(record);
         }
+        match open.origin {
+            Some(origin) => env.control(origin, Msg::StreamFree { die: open.die }),
+            None => self.next_of_stream(open.die, env),
+        }
+    }
+
+    /// A stream of a closed loop puts in its next request.
+    pub(super) fn next_of_stream(&mut self, die: Option<Actor>, env: &mut Env<'_, '_>) {
         if let Source::Closed { requests, .. } = &mut self.source
             && let Some(next) = requests.pop_front()
         {
-            self.put_in(next, open.die, env);
+            self.put_in(next, die, env);
         }
     }
 

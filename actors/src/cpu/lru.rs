@@ -36,6 +36,12 @@ impl Lru {
         self.capacity
     }
 
+    pub fn clear(&mut self) {
+        self.index.clear();
+        self.nodes.clear();
+        (self.oldest, self.newest) = (NONE, NONE);
+    }
+
     pub fn len(&self) -> usize {
         self.index.len()
     }

@@ -2,6 +2,7 @@
 
 mod home;
 mod lru;
+mod recovery;
 mod store;
 
 pub use home::{Home, Source};
@@ -9,8 +10,9 @@ pub use store::Store;
 
 use crate::env::Env;
 use crate::fault::{Body, Change};
-use crate::message::Msg;
+use crate::message::{Msg, Plane};
 use crate::runtime::Actor;
+use crate::time::ps_from_s;
 
 /// A CPU actor.
 #[derive(Debug)]
@@ -26,6 +28,26 @@ impl Cpu {
     pub fn handle(&mut self, from: Actor, msg: Msg, env: &mut Env<'_, '_>) {
         match msg {
             // Home of requests.
+            // Clients, who come whether the CPU is there or not.
+            Msg::Arrival if self.body.is_stopped() => self.home.arrival_elsewhere(env),
+            Msg::Submit(spec) if self.body.is_stopped() => {
+                self.home.submit_elsewhere(*spec, None, env);
+            }
+            Msg::Resubmit(r) => self.home.resubmitted(*r, self.body.is_stopped(), env),
+            Msg::StreamFree { die } => self.home.stream_free(die, self.body.is_stopped(), env),
+            Msg::ClientsLeave => {
+                if self.body.is_stopped() {
+                    self.home.leave(env);
+                }
+            }
+            // What became of its requests.
+            Msg::Watch(_) => self.home.overdue(env),
+            Msg::Placed { request } => self.home.placed(request, env),
+            Msg::Refused { request } => self.home.refused(from, request, env),
+            Msg::Unplaced { request } => self.home.unplaced(request, env),
+            Msg::Answer { request, held } => self.home.answer(from, request, held, env),
+            Msg::Gone { die } => self.home.gone(die, env),
+            Msg::LoadAsk { bytes } => env.transfer(from, bytes, Plane::Ub, Msg::Loaded),
             Msg::Arrival => self.home.arrival(env),
             Msg::BacklogReply { request, tokens } => {
                 self.home.backlog_reply(from, request, tokens, env)
@@ -40,7 +62,7 @@ impl Cpu {
                 from: first,
                 count,
                 last,
-            } => self.home.tokens(from, request, first, count, last, env),
+            } => self.home.tokens(request, first, count, last, env),
             Msg::Submit(spec) => self.home.submit(*spec, env),
             Msg::Cancel { request } => self.home.cancel(request, env),
             Msg::Cancelled { request } => self.home.cancelled(request, env),
@@ -60,5 +82,22 @@ impl Cpu {
     }
 
     /// A fault strikes this CPU, or is over.
-    fn changed(&mut self, _change: Change, _env: &mut Env<'_, '_>) {}
+    fn changed(&mut self, change: Change, env: &mut Env<'_, '_>) {
+        match change {
+            Change::Pace | Change::Resumed => {}
+            Change::Crashed => {
+                self.store.forget();
+                self.home.forget();
+                self.clients_wait(env);
+            }
+            Change::Hung => self.clients_wait(env),
+            Change::Restarted => self.home.reconnect(env),
+        }
+    }
+
+    /// Clients wait for an answer for a while, and then turn to another CPU.
+    fn clients_wait(&mut self, env: &mut Env<'_, '_>) {
+        let wait_ps = ps_from_s(env.shared.serving.recovery.client_ms * 1e-3);
+        env.after(wait_ps, Msg::ClientsLeave);
+    }
 }

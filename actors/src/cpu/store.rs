@@ -47,6 +47,12 @@ impl Store {
         }
     }
 
+    /// What was in DRAM is lost; the SSD tier keeps its own.
+    pub fn forget(&mut self) {
+        self.dram.clear();
+        self.ssd_free_ps = 0;
+    }
+
     fn holds(&self, key: u64) -> bool {
         key & WARM != 0 || self.dram.contains(key) || self.ssd.contains(key)
     }

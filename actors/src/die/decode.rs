@@ -7,11 +7,13 @@
 //! ```
 //! A layer starts when what it waits for has arrived: dispatch and combine wait for every rank's flag.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::compute::{DecodeTimes, MicrobatchLoad, Share};
 use crate::config::Balance;
 use crate::env::Env;
+use crate::experts::ExpertLayers;
 use crate::experts::{Dealer, ExpertMsg};
 use crate::fabric::{PhaseOut, Sent};
 use crate::message::{Claim, Msg};
@@ -23,10 +25,11 @@ use crate::world::Shared;
 use super::decode_root::{DecodeRoot, Report};
 use super::experts::RankExperts;
 use super::placer::Placer;
+use super::recovery::Watching;
 
 /// A request in a slot.
 #[derive(Clone, Debug)]
-struct Active {
+pub(super) struct Active {
     claim: Claim,
     context: u32,
     left: u32,
@@ -39,7 +42,7 @@ struct Active {
 
 /// One microbatch in the current step.
 #[derive(Clone, Debug, Default)]
-struct Microbatch {
+pub(super) struct Microbatch {
     load: MicrobatchLoad,
     attention_ps: Ps,
     layer: u32,
@@ -60,24 +63,26 @@ enum At {
 
 /// State of the step that is running.
 #[derive(Debug, Default)]
-struct Step {
-    number: u32,
-    started_ps: Ps,
-    requests: u32,
-    drawn: bool,
-    parts: Vec<Microbatch>,
+pub(super) struct Step {
+    /// Started and not ended.
+    pub(super) running: bool,
+    pub(super) number: u32,
+    pub(super) started_ps: Ps,
+    pub(super) requests: u32,
+    pub(super) drawn: bool,
+    pub(super) parts: Vec<Microbatch>,
     /// Layers of the running segment: `[first, end)` in MoE layers; 0-based over main and MTP layers.
-    end_layer: u32,
-    segments_left: u32,
-    attention_busy: bool,
-    moe_busy: Option<usize>,
+    pub(super) end_layer: u32,
+    pub(super) segments_left: u32,
+    pub(super) attention_busy: bool,
+    pub(super) moe_busy: Option<usize>,
     /// The (layer, part) that the MoE stream takes next, the same on all ranks.
-    next_moe: (u32, usize),
-    attention_share: Option<Share>,
-    moe_share: Option<Share>,
-    dispatch_sent_ps: Ps,
-    moe_started_ps: Ps,
-    stage_from_ps: Ps,
+    pub(super) next_moe: (u32, usize),
+    pub(super) attention_share: Option<Share>,
+    pub(super) moe_share: Option<Share>,
+    pub(super) dispatch_sent_ps: Ps,
+    pub(super) moe_started_ps: Ps,
+    pub(super) stage_from_ps: Ps,
 }
 
 impl Step {
@@ -100,33 +105,39 @@ fn moe_layer(layer: u32, env: &Env<'_, '_>) -> u16 {
 /// A die of a decode group.
 #[derive(Debug)]
 pub struct DecodeRank {
-    group: u16,
-    rank: u16,
-    board: u16,
-    slots_max: u32,
-    kv_tokens_max: u64,
+    pub(super) group: u16,
+    pub(super) rank: u16,
+    pub(super) board: u16,
+    pub(super) slots_max: u32,
+    pub(super) kv_tokens_max: u64,
     /// Granted requests: tokens of KV memory and slots that are spoken for.
-    kv_tokens_used: u64,
-    slots_used: u32,
-    active: Vec<Active>,
+    pub(super) kv_tokens_used: u64,
+    pub(super) slots_used: u32,
+    pub(super) active: Vec<Active>,
     /// Granted, KV on its way.
-    granted: Vec<Claim>,
+    pub(super) granted: Vec<Claim>,
     /// KV arrived, waiting for the next step.
-    joining: Vec<Claim>,
+    pub(super) joining: Vec<Claim>,
     /// Claims that wait for a slot, with who claimed.
-    waiting: std::collections::VecDeque<(Actor, Claim)>,
-    step: Step,
-    phase: u32,
+    pub(super) waiting: std::collections::VecDeque<(Actor, Claim)>,
+    pub(super) step: Step,
+    pub(super) phase: u32,
     /// Units received in the last dispatch, by `source * slots + slot`.
-    received: Vec<u16>,
-    counts: Vec<u32>,
-    by_slot: Vec<u32>,
-    per_slot: Vec<u32>,
+    pub(super) received: Vec<u16>,
+    pub(super) counts: Vec<u32>,
+    pub(super) by_slot: Vec<u32>,
+    pub(super) per_slot: Vec<u32>,
     pub root: Option<Box<DecodeRoot>>,
     pub placer: Placer,
     /// This die's own operator times while a fault makes it slower.
     pub slowed: Option<Arc<DecodeTimes>>,
     pub experts: RankExperts,
+    /// What it knows of the other ranks.
+    pub(super) watch: Watching,
+    /// Expert plans while not all ranks take part.
+    pub(super) shrunk: Option<Arc<ExpertLayers>>,
+    /// When each granted request was granted its slot.
+    pub(super) granted_ps: BTreeMap<u64, Ps>,
 }
 
 /// A die's operator times: its own while a fault slows it, else those of every die.
@@ -164,17 +175,26 @@ impl DecodeRank {
             placer: Placer::default(),
             slowed: None,
             experts: RankExperts::new(group, rank, shared),
+            watch: Watching::new(ranks, 0),
+            shrunk: None,
+            granted_ps: BTreeMap::new(),
         }
-    }
-
-    fn root_actor(&self, env: &Env<'_, '_>) -> Actor {
-        env.shared
-            .die_actor(env.shared.layout.decode[self.group as usize].root())
     }
 
     // ---- placement
 
     pub fn slot_ask(&mut self, from: Actor, request: u64, env: &mut Env<'_, '_>) {
+        if self.watch.out {
+            let (free, waiting) = (0, u32::MAX);
+            return env.control(
+                from,
+                Msg::SlotReply {
+                    request,
+                    free,
+                    waiting,
+                },
+            );
+        }
         let free = self.slots_max.saturating_sub(self.slots_used);
         let free = if self.kv_tokens_used < self.kv_tokens_max {
             free
@@ -215,16 +235,21 @@ impl DecodeRank {
                         request: claim.request,
                     },
                 );
+                let home = env.shared.cpu_actor(claim.home);
+                let request = claim.request;
+                env.control(home, Msg::Placed { request });
+                self.granted_ps.insert(request, env.now());
                 self.granted.push(claim);
+                self.watch_root(env);
             }
         }
     }
 
     pub fn kv_arrived(&mut self, request: u64, env: &mut Env<'_, '_>) {
         let Some(i) = self.granted.iter().position(|c| c.request == request) else {
-            assert!(env.shared.live, "KV comes to who granted it");
-            return; // Cancelled on the way.
+            return; // Cancelled on the way, or started again elsewhere.
         };
+        self.granted_ps.remove(&request);
         let claim = self.granted.swap_remove(i);
         env.mark(Mark::KvMoved, request, 0);
         self.join(claim, env);
@@ -233,6 +258,56 @@ impl DecodeRank {
     /// Nobody waits for a request any more: its slot and its memory are free again. One that has just ended is not
     /// here: its home has its last tokens, or is about to.
     pub fn cancel(&mut self, request: u64, env: &mut Env<'_, '_>) {
+        if let Some(claim) = self.let_go(request) {
+            let home = env.shared.cpu_actor(claim.home);
+            env.control(home, Msg::Cancelled { request });
+            self.grant_waiting(env);
+        }
+    }
+
+    /// Its home has started a request again elsewhere.
+    pub fn release(&mut self, request: u64, env: &mut Env<'_, '_>) {
+        if self.let_go(request).is_some() {
+            self.grant_waiting(env);
+        }
+    }
+
+    /// Whether a request is here.
+    pub fn has(&self, request: u64) -> bool {
+        !self.watch.out
+            && (self.active.iter().any(|a| a.claim.request == request)
+                || self.joining.iter().any(|c| c.request == request)
+                || self.granted.iter().any(|c| c.request == request)
+                || self.waiting.iter().any(|(_, c)| c.request == request))
+    }
+
+    /// Grants whose KV never came: who was to send it is gone.
+    pub(super) fn drop_stale_grants(&mut self, env: &mut Env<'_, '_>) {
+        let now = env.now();
+        let patience = crate::time::ps_from_s(env.shared.serving.recovery.give_up_s) / 4;
+        let stale: Vec<u64> = self
+            .granted_ps
+            .iter()
+            .filter(|(_, at)| *at + patience <= now)
+            .map(|(r, _)| *r)
+            .collect();
+        for request in stale {
+            self.release(request, env);
+        }
+    }
+
+    /// (requests, context tokens) that this rank has for the next step.
+    pub(super) fn holds(&self) -> (u32, u64) {
+        let active = self.active.iter().map(|a| u64::from(a.context));
+        let joining = self.joining.iter().map(|c| u64::from(c.context));
+        (
+            (self.active.len() + self.joining.len()) as u32,
+            active.chain(joining).sum(),
+        )
+    }
+
+    fn let_go(&mut self, request: u64) -> Option<Claim> {
+        self.granted_ps.remove(&request);
         let claims = [&mut self.granted, &mut self.joining];
         let held = claims.into_iter().find_map(|list| {
             let i = list.iter().position(|c| c.request == request)?;
@@ -245,23 +320,16 @@ impl DecodeRank {
                 .position(|a| a.claim.request == request)?;
             Some(self.active.swap_remove(i).claim)
         });
-        let claim = match held {
-            Some(claim) => {
-                self.slots_used -= 1;
-                self.kv_tokens_used -= u64::from(claim.context) + u64::from(claim.left);
-                claim
-            }
-            None => {
-                let waiting = self.waiting.iter();
-                let Some(i) = waiting.clone().position(|(_, c)| c.request == request) else {
-                    return;
-                };
-                self.waiting.remove(i).expect("it was just there").1
-            }
-        };
-        let home = env.shared.cpu_actor(claim.home);
-        env.control(home, Msg::Cancelled { request });
-        self.grant_waiting(env);
+        if let Some(claim) = held {
+            self.slots_used -= 1;
+            self.kv_tokens_used -= u64::from(claim.context) + u64::from(claim.left);
+            return Some(claim);
+        }
+        let i = self
+            .waiting
+            .iter()
+            .position(|(_, c)| c.request == request)?;
+        self.waiting.remove(i).map(|(_, claim)| claim)
     }
 
     /// (slots in use, slots, tokens of KV memory in use, tokens there is memory for).
@@ -281,6 +349,7 @@ impl DecodeRank {
 
     fn join(&mut self, claim: Claim, env: &mut Env<'_, '_>) {
         self.joining.push(claim);
+        self.watch_root(env);
         if self.joining.len() == 1 && self.active.is_empty() {
             let root = self.root_actor(env);
             env.control(root, Msg::Wake { group: self.group });
@@ -310,18 +379,19 @@ impl DecodeRank {
     // ---- the root of the group
 
     pub fn wake(&mut self, env: &mut Env<'_, '_>) {
-        self.root
-            .as_mut()
-            .expect("only the root is woken")
-            .wake(env);
+        if let Some(root) = &mut self.root
+            && root.wake(env)
+        {
+            self.start_step(env);
+        }
     }
 
     pub fn step_done(&mut self, from: Actor, step: u32, report: Report, env: &mut Env<'_, '_>) {
-        let root = self
-            .root
-            .as_mut()
-            .expect("only the root hears of ended steps");
-        root.step_done(from, step, report, env);
+        if let Some(root) = &mut self.root
+            && root.step_done(from, step, report, env)
+        {
+            self.start_step(env);
+        }
     }
 
     // ---- one step
@@ -334,6 +404,11 @@ impl DecodeRank {
         env: &mut Env<'_, '_>,
     ) {
         let now = env.now();
+        if self.watch.out || env.from != self.root_actor(env) {
+            return;
+        }
+        self.heard(env);
+        self.step.running = true;
         for claim in self.joining.drain(..) {
             env.mark(Mark::Joined, claim.request, 0);
             self.active.push(Active {
@@ -421,6 +496,9 @@ impl DecodeRank {
     }
 
     pub fn attention_done(&mut self, part: u8, env: &mut Env<'_, '_>) {
+        if self.is_stale(env) {
+            return;
+        }
         let now = env.now();
         let s = &mut self.step;
         s.attention_busy = false;
@@ -457,6 +535,7 @@ impl DecodeRank {
             channel: 0,
             phase: self.phase,
             rank: self.rank,
+            expected: self.watch.members.count(),
             start_ps: now + gate_ps + prepare_ps,
             unit_bytes: dispatch_bytes(shared),
             issue_ps: (cal.issue_ns * 1e3 / share.vector) as Ps,
@@ -476,7 +555,10 @@ impl DecodeRank {
 
     /// Draws the experts of `tokens` tokens in a layer, and counts them by slot.
     fn choose_experts(&mut self, layer: u32, tokens: u32, env: &mut Env<'_, '_>) {
-        let (plan, routing) = self.experts.at(layer);
+        let (plan, routing) = match &self.shrunk {
+            Some(layers) => layers.at(layer),
+            None => self.experts.at(layer),
+        };
         let perfect = env.shared.serving.experts.balance == Balance::Perfect;
         let ranks = self.by_slot.len() as u64 / u64::from(plan.slots_per_rank);
         self.by_slot.fill(0);
@@ -517,6 +599,9 @@ impl DecodeRank {
 
     /// All flags of a phase are here.
     pub fn collected(&mut self, phase: u32, env: &mut Env<'_, '_>) {
+        if self.watch.out || phase != self.phase || self.step.moe_busy.is_none() {
+            return; // Of a step that was given up.
+        }
         let now = env.now();
         let i = self
             .step
@@ -593,6 +678,9 @@ impl DecodeRank {
 
     /// The experts have run: their outputs go back where the tokens came from.
     pub fn experts_done(&mut self, env: &mut Env<'_, '_>) {
+        if self.is_stale(env) {
+            return;
+        }
         let shared = env.shared;
         let cal = &times(&self.slowed, shared).roof.cal.combine;
         let share = self.step.moe_share.expect("a step is running");
@@ -602,6 +690,7 @@ impl DecodeRank {
             channel: 0,
             phase: self.phase,
             rank: self.rank,
+            expected: self.watch.members.count(),
             start_ps: env.ctx.now() + ps_from_us(cal.startup_us),
             unit_bytes: combine_bytes(shared),
             issue_ps: (cal.issue_ns * 1e3 / share.vector) as Ps,
@@ -615,6 +704,9 @@ impl DecodeRank {
 
     /// A microbatch has its layer's output.
     pub fn layer_done(&mut self, env: &mut Env<'_, '_>) {
+        if self.is_stale(env) {
+            return;
+        }
         let now = env.now();
         let s = &mut self.step;
         let i = s.moe_busy.take().expect("the MoE stream was at work");
@@ -665,6 +757,9 @@ impl DecodeRank {
 
     /// Head and sampling are done: on to the next speculative layer, or the step is over.
     pub fn segment_done(&mut self, env: &mut Env<'_, '_>) {
+        if self.is_stale(env) {
+            return;
+        }
         let now = env.now();
         let s = &mut self.step;
         if s.segments_left == 0 {
@@ -690,9 +785,12 @@ impl DecodeRank {
 
     /// Tokens of this step: accepted ones go home, finished requests leave.
     pub fn step_end(&mut self, env: &mut Env<'_, '_>) {
+        if self.is_stale(env) {
+            return;
+        }
         let now = env.now();
         let d = &env.shared.serving.decode;
-        let stream = env.shared.stream_tokens;
+        let stream = env.shared.streams_tokens();
         let mut i = 0;
         let mut made = 0;
         while i < self.active.len() {
@@ -751,6 +849,7 @@ impl DecodeRank {
                 .map(|c| u64::from(c.context))
                 .sum::<u64>();
         let requests = (self.active.len() + self.joining.len()) as u32;
+        self.step.running = false;
         let root = self.root_actor(env);
         env.control(
             root,

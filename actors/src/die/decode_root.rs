@@ -15,10 +15,12 @@ use crate::trace::{Place, What};
 use crate::world::Shared;
 
 use super::calibrate::{Calibrator, Condition, Verdict};
+use super::members::Members;
 use super::rebalance::Rebalancer;
+use super::recovery::RootWatch;
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Held {
+pub(super) struct Held {
     requests: u32,
     context_sum: u64,
 }
@@ -36,9 +38,9 @@ pub struct Report {
 #[derive(Debug)]
 pub struct DecodeRoot {
     group: u16,
-    held: Vec<Held>,
-    running: bool,
-    step: u32,
+    pub(super) held: Vec<Held>,
+    pub(super) running: bool,
+    pub(super) step: u32,
     awaited: u32,
     longest_ps: Ps,
     started_ps: Ps,
@@ -48,6 +50,8 @@ pub struct DecodeRoot {
     drawn_ps: Option<Ps>,
     calibrator: Calibrator,
     pub experts: Rebalancer,
+    /// What it knows of those who are late.
+    pub(super) watch: RootWatch,
 }
 
 impl DecodeRoot {
@@ -67,7 +71,20 @@ impl DecodeRoot {
             drawn_ps: None,
             calibrator: Calibrator::default(),
             experts: Rebalancer::new(group, shared),
+            watch: RootWatch::default(),
         }
+    }
+
+    /// What a rank has for the next step.
+    pub(super) fn hold(&mut self, rank: u16, requests: u32, context_sum: u64) {
+        self.held[usize::from(rank)] = Held {
+            requests,
+            context_sum,
+        };
+    }
+
+    pub(super) fn has_requests(&self) -> bool {
+        self.held.iter().any(|h| h.requests > 0)
     }
 
     fn rank_of(&self, die: Actor, env: &Env<'_, '_>) -> usize {
@@ -78,19 +95,25 @@ impl DecodeRoot {
     }
 
     /// A rank at rest has requests now.
-    pub fn wake(&mut self, env: &mut Env<'_, '_>) {
+    /// Returns whether a step is to start.
+    pub fn wake(&mut self, env: &mut Env<'_, '_>) -> bool {
         // The waker is the message's sender; counts come with its next report.
         let from = env.from;
         let rank = self.rank_of(from, env);
         self.held[rank].requests = self.held[rank].requests.max(1);
-        if !self.running {
-            self.start(env);
-        }
+        !self.running && self.watch.joining.is_empty()
     }
 
-    pub fn step_done(&mut self, from: Actor, step: u32, report: Report, env: &mut Env<'_, '_>) {
+    /// Returns whether another step is to start.
+    pub fn step_done(
+        &mut self,
+        from: Actor,
+        step: u32,
+        report: Report,
+        env: &mut Env<'_, '_>,
+    ) -> bool {
         if !self.running || step != self.step {
-            return;
+            return false;
         }
         let rank = self.rank_of(from, env);
         self.held[rank] = Held {
@@ -101,7 +124,7 @@ impl DecodeRoot {
         self.made += report.made;
         self.awaited -= 1;
         if self.awaited > 0 {
-            return;
+            return false;
         }
         let now = env.now();
         let groups = env.shared.layout.decode.len() as u64;
@@ -135,12 +158,10 @@ impl DecodeRoot {
             &mut env.tally.fidelity,
         );
         self.running = false;
-        if self.held.iter().any(|h| h.requests > 0) {
-            self.start(env);
-        }
+        self.has_requests() || !self.watch.back.is_empty()
     }
 
-    fn start(&mut self, env: &mut Env<'_, '_>) {
+    pub(super) fn start(&mut self, members: &Members, env: &mut Env<'_, '_>) {
         let shared = env.shared;
         let d = &shared.serving.decode;
         let (experts, must_simulate) = self.experts.step(env);
@@ -154,6 +175,7 @@ impl DecodeRoot {
             c.context_max = c.context_max.max(h.context_sum);
         }
         self.batch = c.requests;
+        c.epoch = env.shared.condition_epoch(env.now()) ^ (members.epoch << 16);
         c.microbatch = match d.microbatch {
             Microbatch::On => true,
             Microbatch::Off => false,
@@ -179,7 +201,8 @@ impl DecodeRoot {
         self.running = true;
         self.longest_ps = 0;
         self.made = 0;
-        let verdict = if shared.message_level() || must_simulate {
+        let settling = shared.settles(env.now());
+        let verdict = if shared.message_level() || must_simulate || settling {
             Verdict::Simulate
         } else {
             self.calibrator
@@ -204,7 +227,8 @@ impl DecodeRoot {
         self.started_ps = env.now() + gap;
         self.awaited = 0;
         let dies = &shared.layout.decode[self.group as usize].dies;
-        for (rank, &die) in dies.iter().enumerate() {
+        for &rank in &members.ranks {
+            let (rank, die) = (usize::from(rank), dies[usize::from(rank)]);
             if to_all || self.held[rank].requests > 0 {
                 self.awaited += 1;
                 let msg = Msg::StepStart {

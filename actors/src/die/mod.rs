@@ -5,14 +5,18 @@ mod calibrate;
 mod decode;
 mod decode_root;
 mod experts;
+mod members;
 mod placer;
 mod prefill;
+mod prefill_recovery;
 mod prefill_root;
 mod rebalance;
+mod recovery;
 
 pub use calibrate::Condition;
 pub use decode::DecodeRank;
 pub use decode_root::Report;
+pub use members::{Members, Watch};
 pub use placer::Placer;
 pub use prefill::PrefillRank;
 pub use prefill_root::WARM;
@@ -62,7 +66,16 @@ impl Die {
     }
 
     /// A fault strikes this die, or is over.
-    fn changed(&mut self, _change: Change, env: &mut Env<'_, '_>) {
+    fn changed(&mut self, change: Change, env: &mut Env<'_, '_>) {
+        match (&mut self.part, change) {
+            (Part::Idle, _) | (_, Change::Pace | Change::Hung) => {}
+            (Part::Prefill(p), Change::Crashed) => p.forget(env),
+            (Part::Prefill(p), Change::Restarted) => p.restart(env),
+            (Part::Prefill(p), Change::Resumed) => p.resumed(env),
+            (Part::Decode(d), Change::Crashed) => d.forget(env),
+            (Part::Decode(d), Change::Restarted) => d.restart(env),
+            (Part::Decode(d), Change::Resumed) => d.resumed(env),
+        }
         let pace = self.body.pace();
         match &mut self.part {
             Part::Idle => {}
@@ -84,38 +97,77 @@ impl Die {
             return self.changed(change, env);
         }
         match &mut self.part {
-            Part::Prefill(p) => match msg {
-                // Root of the group: prompts in, batches out.
-                Msg::BacklogAsk { request } => p.backlog_ask(from, request, env),
-                Msg::Prompt(prompt) => p.prompt(*prompt, env),
-                Msg::LookupReply(reply) => p.lookup_reply(from, *reply, env),
-                Msg::Blocks { request, blocks } => p.blocks(request, blocks, env),
-                Msg::BlockGone { request, index } => p.block_gone(request, index, env),
-                Msg::BatchEnd { batch } => p.batch_end(batch, env),
-                Msg::BatchDone { batch } => p.batch_done(batch, env),
-                Msg::Learned(learned) => p.learned(&learned),
-                // Any rank: its share of a batch.
-                Msg::Batch(work) => p.batch(*work, env),
-                Msg::Computed { part } => p.computed(part, env),
-                Msg::Collected { channel, phase } => p.collected(channel, phase, env),
-                Msg::Landed { part } => p.landed(part, env),
-                // Any rank: looking after a finished prompt.
-                Msg::Handoff(handoff) => p.handoff(*handoff, env),
-                Msg::SlotReply {
-                    request,
-                    free,
-                    waiting,
-                } => p.slot_reply(from, request, free, waiting, env),
-                Msg::SlotGrant { request } => p.slot_grant(from, request, env),
-                Msg::Cancel { request } => p.cancel(request, env),
-                other => unexpected("a prefill die", &other),
-            },
+            Part::Prefill(p) => {
+                match msg {
+                    // Root of the group: prompts in, batches out.
+                    Msg::BacklogAsk { request } => p.backlog_ask(from, request, env),
+                    Msg::Prompt(prompt) => p.prompt(*prompt, env),
+                    Msg::LookupReply(reply) => p.lookup_reply(from, *reply, env),
+                    Msg::Blocks { request, blocks } => p.blocks(request, blocks, env),
+                    Msg::BlockGone { request, index } => p.block_gone(request, index, env),
+                    Msg::BatchEnd { batch } => p.batch_end(batch, env),
+                    Msg::BatchDone { batch } => p.batch_done(batch, env),
+                    Msg::Learned(learned) => p.learned(&learned),
+                    // Any rank: its share of a batch.
+                    Msg::Batch(work) => p.batch(*work, env),
+                    Msg::Computed { part } => p.computed(part, env),
+                    Msg::Collected { channel, phase } => p.collected(channel, phase, env),
+                    Msg::Landed { part } => p.landed(part, env),
+                    // Any rank: looking after a finished prompt.
+                    Msg::Handoff(handoff) => p.handoff(*handoff, env),
+                    Msg::SlotReply {
+                        request,
+                        free,
+                        waiting,
+                    } => p.slot_reply(from, request, free, waiting, env),
+                    Msg::SlotGrant { request } => p.slot_grant(from, request, env),
+                    Msg::Cancel { request } => p.cancel(request, env),
+                    Msg::Release { request } => p.release(request, env),
+                    Msg::Ask { request } => {
+                        let held = p.has(request);
+                        env.control(from, Msg::Answer { request, held });
+                    }
+                    Msg::Answer { request, held } => p.answer(request, held, env),
+                    // Who is there.
+                    Msg::Watch(what) => p.watch(what, env),
+                    Msg::Ping { round } => p.ping(from, round, env),
+                    Msg::Pong {
+                        round, progress, ..
+                    } => p.pong(from, round, progress, env),
+                    Msg::Reset { epoch } => p.reset(epoch, env),
+                    Msg::Hello { .. } => p.hello(from, env),
+                    Msg::Loaded => p.loaded(env),
+                    other => unexpected("a prefill die", &other),
+                }
+                p.arm(env);
+            }
             Part::Decode(d) => match msg {
                 // Placement: slots and KV memory.
                 Msg::SlotAsk { request } => d.slot_ask(from, request, env),
                 Msg::SlotClaim(claim) => d.slot_claim(from, *claim, env),
                 Msg::Kv { request } => d.kv_arrived(request, env),
                 Msg::Cancel { request } => d.cancel(request, env),
+                Msg::Release { request } => d.release(request, env),
+                Msg::Ask { request } => {
+                    let held = d.has(request);
+                    env.control(from, Msg::Answer { request, held });
+                }
+                // Who is there, and who takes part.
+                Msg::Watch(what) => d.watch(what, env),
+                Msg::Ping { round } => d.ping(from, round, env),
+                Msg::Pong {
+                    round,
+                    epoch,
+                    progress,
+                } => d.pong(from, round, epoch, progress, env),
+                Msg::Members(members) => d.members(from, *members, env),
+                Msg::Joined {
+                    epoch,
+                    requests,
+                    context_sum,
+                } => d.rank_joined(from, epoch, requests, context_sum, env),
+                Msg::Hello { epoch } => d.hello(from, epoch, env),
+                Msg::Loaded => d.loaded(env),
                 // Steps, started by the root of the group and ended by each rank.
                 Msg::Wake { .. } => d.wake(env),
                 Msg::StepStart {

@@ -1,12 +1,14 @@
 //! Finding a decode die by asking: a few dies, picked at random, say how many slots are free; the best is
 //! claimed. When none is free, twice as many are asked, and in the end the request waits where the queue is
-//! shortest.
+//! shortest. Who does not answer in time is left alone for a while; a claim that nothing is heard of is asked after.
 
 use std::collections::BTreeMap;
 
+use super::members::Watch;
 use crate::env::Env;
 use crate::message::{Claim, Msg};
 use crate::runtime::Actor;
+use crate::time::{Ps, ps_from_s};
 use crate::trace::Mark;
 
 /// Most dies asked in one round.
@@ -16,30 +18,65 @@ const CHOICES_MAX: u32 = 32;
 struct Ask {
     claim: Claim,
     choices: u32,
-    awaited: u32,
+    /// Dies that have not answered.
+    awaited: Vec<Actor>,
     /// Waiting requests, then free slots (more is better), then the die.
     best: Option<(u32, std::cmp::Reverse<u32>, Actor)>,
+    due_ps: Ps,
+    since_ps: Ps,
+}
+
+/// A claim that waits for its slot.
+#[derive(Debug)]
+struct Claimed {
+    claim: Claim,
+    die: Actor,
+    due_ps: Ps,
+    asked: u32,
 }
 
 /// Requests of one asker that are looking for a decode die.
 #[derive(Debug, Default)]
 pub struct Placer {
     asks: BTreeMap<u64, Ask>,
+    claimed: BTreeMap<u64, Claimed>,
+    suspects: BTreeMap<Actor, Ps>,
+    timer_ps: Option<Ps>,
 }
 
 impl Placer {
     /// Starts asking for a place for `claim`.
     pub fn start(&mut self, claim: Claim, env: &mut Env<'_, '_>) {
         let choices = env.shared.serving.placement.decode_choices;
+        let now = env.now();
+        self.ask(claim, choices, now, env);
+    }
+
+    fn ask(&mut self, claim: Claim, choices: u32, since_ps: Ps, env: &mut Env<'_, '_>) {
         let request = claim.request;
-        let mut ask = Ask {
-            claim,
-            choices,
-            awaited: 0,
-            best: None,
-        };
-        ask_round(request, &mut ask, env);
-        self.asks.insert(request, ask);
+        let now = env.now();
+        self.suspects.retain(|_, until| *until > now);
+        let awaited = ask_round(request, choices, &self.suspects, env);
+        let due_ps = now + ps_from_s(env.shared.serving.recovery.reply_ms * 1e-3);
+        self.asks.insert(
+            request,
+            Ask {
+                claim,
+                choices,
+                awaited,
+                best: None,
+                due_ps,
+                since_ps,
+            },
+        );
+        self.arm(due_ps, env);
+    }
+
+    fn arm(&mut self, due_ps: Ps, env: &mut Env<'_, '_>) {
+        if self.timer_ps.is_none_or(|t| due_ps < t || t <= env.now()) {
+            self.timer_ps = Some(due_ps);
+            env.at(due_ps, Msg::Watch(Watch::Overdue));
+        }
     }
 
     /// An answer; claims the best place when it was the last, and returns who was asked for it.
@@ -52,24 +89,128 @@ impl Placer {
         env: &mut Env<'_, '_>,
     ) -> Option<Actor> {
         let ask = self.asks.get_mut(&request)?;
-        ask.awaited -= 1;
+        let i = ask.awaited.iter().position(|&d| d == from)?;
+        ask.awaited.swap_remove(i);
         let this = (waiting, std::cmp::Reverse(free), from);
-        if ask.best.as_ref().is_none_or(|b| this < *b) {
+        // A die that serves nobody now says that its queue is endless.
+        if waiting != u32::MAX && ask.best.as_ref().is_none_or(|b| this < *b) {
             ask.best = Some(this);
         }
-        if ask.awaited > 0 {
-            return None;
+        if ask.awaited.is_empty() {
+            self.decide(request, env)
+        } else {
+            None
         }
-        let (_, std::cmp::Reverse(free), die) = ask.best.expect("an answer has come");
+    }
+
+    fn decide(&mut self, request: u64, env: &mut Env<'_, '_>) -> Option<Actor> {
+        let now = env.now();
+        let mut ask = self.asks.remove(&request)?;
+        let since_ps = ask.since_ps;
+        let Some((_, std::cmp::Reverse(free), die)) = ask.best else {
+            let r = &env.shared.serving.recovery;
+            if since_ps + ps_from_s(r.give_up_s) <= now {
+                let home = env.shared.cpu_actor(ask.claim.home);
+                env.control(home, Msg::Unplaced { request });
+            } else if ask.due_ps > now {
+                // All that answered serve nobody: others are asked after a pause.
+                let due_ps = ask.due_ps;
+                self.asks.insert(request, ask);
+                self.arm(due_ps, env);
+            } else {
+                ask.choices = (ask.choices * 2).min(CHOICES_MAX);
+                self.ask(ask.claim, ask.choices, since_ps, env);
+            }
+            return None;
+        };
         if free == 0 && ask.choices < CHOICES_MAX {
-            ask.choices *= 2;
-            ask_round(request, ask, env);
+            self.ask(ask.claim, ask.choices * 2, since_ps, env);
             return None;
         }
-        let ask = self.asks.remove(&request).expect("it was just there");
         env.mark(Mark::SlotFound, request, 0);
-        env.control(die, Msg::SlotClaim(Box::new(ask.claim)));
+        env.control(die, Msg::SlotClaim(Box::new(ask.claim.clone())));
+        if !ask.claim.kv_in_place {
+            let due_ps = env.now() + quiet_ps(env);
+            self.claimed.insert(
+                request,
+                Claimed {
+                    claim: ask.claim,
+                    die,
+                    due_ps,
+                    asked: 0,
+                },
+            );
+            self.arm(due_ps, env);
+        }
         Some(die)
+    }
+
+    /// The slot has been granted by `die`; false if it was not claimed there, or no more.
+    pub fn granted(&mut self, request: u64, die: Actor) -> bool {
+        let here = self.claimed.get(&request).is_some_and(|c| c.die == die);
+        here && self.claimed.remove(&request).is_some()
+    }
+
+    /// The die that a claim waits at says whether it has it.
+    pub fn answer(&mut self, request: u64, held: bool, env: &mut Env<'_, '_>) {
+        let Some(c) = self.claimed.get_mut(&request) else {
+            return;
+        };
+        if held {
+            c.asked = 0;
+            c.due_ps = env.now() + quiet_ps(env);
+        } else {
+            let c = self.claimed.remove(&request).expect("it was just there");
+            self.start(c.claim, env);
+        }
+    }
+
+    /// Timer: looks for answers that did not come.
+    pub fn overdue(&mut self, env: &mut Env<'_, '_>) {
+        let now = env.now();
+        if self.timer_ps.is_none_or(|t| t > now) {
+            return;
+        }
+        self.timer_ps = None;
+        let r = &env.shared.serving.recovery;
+        let (suspect_ps, ping_ps, tries) = (
+            ps_from_s(r.suspect_ms * 1e-3),
+            ps_from_s(r.ping_ms * 1e-3),
+            r.ping_tries,
+        );
+        let late: Vec<u64> = self
+            .asks
+            .iter()
+            .filter(|(_, a)| a.due_ps <= now)
+            .map(|(r, _)| *r)
+            .collect();
+        for request in late {
+            for die in std::mem::take(&mut self.asks.get_mut(&request).expect("listed").awaited) {
+                self.suspects.insert(die, now + suspect_ps);
+            }
+            self.decide(request, env);
+        }
+        let mut lost = Vec::new();
+        for (request, c) in self.claimed.iter_mut().filter(|(_, c)| c.due_ps <= now) {
+            if c.asked >= tries {
+                lost.push(*request);
+                continue;
+            }
+            c.asked += 1;
+            c.due_ps = now + ping_ps;
+            let request = *request;
+            env.control(c.die, Msg::Ask { request });
+        }
+        for request in lost {
+            let c = self.claimed.remove(&request).expect("listed");
+            self.suspects.insert(c.die, now + suspect_ps);
+            self.start(c.claim, env);
+        }
+        let asks = self.asks.values().map(|a| a.due_ps);
+        let next = asks.chain(self.claimed.values().map(|c| c.due_ps)).min();
+        if let Some(due) = next {
+            self.arm(due.max(now + 1), env);
+        }
     }
 
     /// Stops looking; false if it is not, or no longer, looking for this request. Answers still to come are ignored.
@@ -77,31 +218,60 @@ impl Placer {
         self.asks.remove(&request).is_some()
     }
 
+    /// Forgets a request in whatever state; the die it was claimed at, if so.
+    pub fn drop_request(&mut self, request: u64) -> Option<Actor> {
+        self.asks.remove(&request);
+        self.claimed.remove(&request).map(|c| c.die)
+    }
+
+    /// It is looking for this request's place.
+    pub fn has(&self, request: u64) -> bool {
+        self.asks.contains_key(&request) || self.claimed.contains_key(&request)
+    }
+
     pub fn is_empty(&self) -> bool {
-        self.asks.is_empty()
+        self.asks.is_empty() && self.claimed.is_empty()
     }
 }
 
-/// Asks `choices` decode dies, picked at random over all decode groups.
-fn ask_round(request: u64, ask: &mut Ask, env: &mut Env<'_, '_>) {
+fn quiet_ps(env: &Env<'_, '_>) -> Ps {
+    ps_from_s(env.shared.serving.recovery.quiet_ms * 1e-3)
+}
+
+/// Asks `choices` decode dies, picked at random over all decode groups; those that did not answer lately are passed
+/// over as long as there are others.
+fn ask_round(
+    request: u64,
+    choices: u32,
+    suspects: &BTreeMap<Actor, Ps>,
+    env: &mut Env<'_, '_>,
+) -> Vec<Actor> {
     let groups = &env.shared.layout.decode;
     let dies: u64 = groups.iter().map(|g| u64::from(g.ranks())).sum();
-    let choices = u64::from(ask.choices).clamp(1, dies);
-    ask.awaited = choices as u32;
+    let choices = u64::from(choices).clamp(1, dies);
     // Distinct dies: a random start and a random odd-looking stride that never meets itself within a round.
     let start = env.ctx.rng().below(dies);
     let stride = 1 + env.ctx.rng().below((dies / choices).max(1));
-    for i in 0..choices {
-        let mut n = (start + i * stride) % dies;
-        let mut die = 0;
+    let die_at = |mut n: u64| {
         for g in groups {
             if n < u64::from(g.ranks()) {
-                die = g.dies[n as usize];
-                break;
+                return g.dies[n as usize];
             }
             n -= u64::from(g.ranks());
         }
-        let to = env.shared.die_actor(die);
-        env.control(to, Msg::SlotAsk { request });
+        groups[0].dies[0]
+    };
+    let mut asked = Vec::new();
+    for i in 0..choices {
+        let first = (start + i * stride) % dies;
+        let to = (0..dies)
+            .map(|k| env.shared.die_actor(die_at((first + k) % dies)))
+            .find(|d| !suspects.contains_key(d) && !asked.contains(d))
+            .unwrap_or_else(|| env.shared.die_actor(die_at(first)));
+        if !asked.contains(&to) {
+            asked.push(to);
+            env.control(to, Msg::SlotAsk { request });
+        }
     }
+    asked
 }

@@ -29,6 +29,7 @@ use crate::world::Shared;
 
 use super::decode::{combine_bytes, dispatch_bytes};
 use super::placer::Placer;
+use super::prefill_recovery::Life;
 use super::prefill_root::PrefillRoot;
 
 /// Where one microbatch is in its layer.
@@ -90,7 +91,7 @@ struct Part {
 }
 
 #[derive(Debug)]
-struct Work {
+pub(super) struct Work {
     batch: u64,
     started_ps: Ps,
     finishing: u32,
@@ -115,24 +116,24 @@ impl Work {
 /// A die of a prefill group.
 #[derive(Debug)]
 pub struct PrefillRank {
-    group: u16,
-    rank: u16,
-    ranks: u32,
-    slots: usize,
-    work: Option<Work>,
-    vector_free_ps: Ps,
+    pub(super) group: u16,
+    pub(super) rank: u16,
+    pub(super) ranks: u32,
+    pub(super) slots: usize,
+    pub(super) work: Option<Work>,
+    pub(super) vector_free_ps: Ps,
     /// Phase counters of the two channels, over all batches.
-    phases: [u32; 2],
-    counts: Vec<u32>,
-    by_slot: Vec<u32>,
-    served: Vec<u64>,
-    handoffs: BTreeMap<u64, Handoff>,
+    pub(super) phases: [u32; 2],
+    pub(super) counts: Vec<u32>,
+    pub(super) by_slot: Vec<u32>,
+    pub(super) served: Vec<u64>,
+    pub(super) handoffs: BTreeMap<u64, Handoff>,
     /// The decode die that was asked to take each of them.
-    claimed: BTreeMap<u64, Actor>,
-    placer: Placer,
+    pub(super) placer: Placer,
     pub root: Option<Box<PrefillRoot>>,
     /// This die's own operator times while a fault makes it slower.
     pub slowed: Option<Arc<PrefillTimes>>,
+    pub(super) life: Life,
 }
 
 /// A die's operator times: its own while a fault slows it, else those of every die.
@@ -172,10 +173,10 @@ impl PrefillRank {
             by_slot: vec![0; ranks as usize * slots],
             served: Vec::new(),
             handoffs: BTreeMap::new(),
-            claimed: BTreeMap::new(),
             placer: Placer::default(),
             root: (rank == 0).then(|| Box::new(PrefillRoot::new(group, shared))),
             slowed: None,
+            life: Life::default(),
         }
     }
 
@@ -204,7 +205,14 @@ impl PrefillRank {
     }
 
     pub fn backlog_ask(&mut self, from: Actor, request: u64, env: &mut Env<'_, '_>) {
-        let tokens = self.root().backlog();
+        self.look_again(env);
+        let root = self.root();
+        // Down: as far back as can be.
+        let tokens = if root.watch.down {
+            u64::MAX
+        } else {
+            root.backlog()
+        };
         env.control(from, Msg::BacklogReply { request, tokens });
     }
 
@@ -212,8 +220,8 @@ impl PrefillRank {
         self.root().prompt(prompt, env);
     }
 
-    pub fn lookup_reply(&mut self, _from: Actor, reply: LookupReply, env: &mut Env<'_, '_>) {
-        self.root().lookup_reply(reply, env);
+    pub fn lookup_reply(&mut self, from: Actor, reply: LookupReply, env: &mut Env<'_, '_>) {
+        self.root().lookup_reply(from, reply, env);
     }
 
     pub fn blocks(&mut self, request: u64, blocks: u32, env: &mut Env<'_, '_>) {
@@ -245,6 +253,9 @@ impl PrefillRank {
 
     /// Timer: a drawn batch is over (root), or this rank's last operator is.
     pub fn batch_end(&mut self, batch: u64, env: &mut Env<'_, '_>) {
+        if env.ctx.event_seq() < self.life.from_seq {
+            return;
+        }
         if let Some(w) = self.work.take_if(|w| w.batch == batch) {
             let (started_ps, now) = (w.started_ps, env.now());
             env.meter().stepped_ps += now - started_ps;
@@ -254,14 +265,17 @@ impl PrefillRank {
                 .shared
                 .die_actor(env.shared.layout.prefill[self.group as usize].root());
             env.control(root, Msg::BatchDone { batch });
-        } else {
-            self.root().done(batch, env);
+        } else if let Some(root) = &mut self.root {
+            root.done(batch, env);
         }
     }
 
     // ---- a batch
 
     pub fn batch(&mut self, work: BatchWork, env: &mut Env<'_, '_>) {
+        if self.is_loading() {
+            return;
+        }
         let now = env.now();
         let received = vec![0u16; self.by_slot.len()];
         let parts = work
@@ -379,6 +393,7 @@ impl PrefillRank {
             channel: i as u8,
             phase,
             rank: self.rank,
+            expected: self.ranks as u16,
             start_ps,
             unit_bytes: bytes.min(u64::from(u32::MAX)) as u32,
             issue_ps: 0,
@@ -414,6 +429,7 @@ impl PrefillRank {
             channel: i as u8,
             phase,
             rank: self.rank,
+            expected: self.ranks as u16,
             start_ps,
             unit_bytes: dispatch_bytes(shared),
             issue_ps: 0,
@@ -468,6 +484,9 @@ impl PrefillRank {
 
     /// A timer of the compute or vector stream: part `i` has finished a stage.
     pub fn computed(&mut self, i: u8, env: &mut Env<'_, '_>) {
+        if self.is_stale(env) {
+            return;
+        }
         let model = &env.shared.model;
         let (layers, dense_layers) = (model.layers, model.dense_layers);
         let now = env.now();
@@ -548,6 +567,7 @@ impl PrefillRank {
             channel: i as u8,
             phase,
             rank: self.rank,
+            expected: self.ranks as u16,
             start_ps,
             unit_bytes: combine_bytes(shared),
             issue_ps: 0,
@@ -562,6 +582,9 @@ impl PrefillRank {
 
     /// Everything of a collective is here.
     pub fn collected(&mut self, channel: u8, phase: u32, env: &mut Env<'_, '_>) {
+        if self.is_old(phase) {
+            return; // Of a batch that was given up.
+        }
         let now = env.now();
         let shared = env.shared;
         let i = channel as usize;
@@ -633,6 +656,9 @@ impl PrefillRank {
 
     /// The last byte of a gather or scatter is in.
     pub fn landed(&mut self, i: u8, env: &mut Env<'_, '_>) {
+        if self.is_stale(env) {
+            return;
+        }
         self.begin(i as usize, env);
     }
 
@@ -652,8 +678,10 @@ impl PrefillRank {
                 started_ps: h.started_ps,
             },
         );
+        let suspects = self.root.as_ref().map(|r| &r.suspects);
+        let usable = |c| !suspects.is_some_and(|s| s.contains_key(&shared.cpu_actor(c)));
         for &key in &h.new_blocks {
-            if let Some(cpu) = shared.layout.ring.owner(key, |_| true) {
+            if let Some(cpu) = shared.layout.ring.owner(key, usable) {
                 let bytes = shared.block_bytes;
                 let plane = super::prefill_root::cache_plane(shared.serving.cache.plane);
                 env.transfer(
@@ -689,11 +717,7 @@ impl PrefillRank {
         waiting: u32,
         env: &mut Env<'_, '_>,
     ) {
-        if let Some(die) = self.placer.reply(from, request, free, waiting, env)
-            && env.shared.live
-        {
-            self.claimed.insert(request, die);
-        }
+        self.placer.reply(from, request, free, waiting, env);
     }
 
     /// Nobody waits for a request any more: who has it here lets go of it. What has gone to decode is found there by
@@ -708,7 +732,7 @@ impl PrefillRank {
         if let Some(h) = self.handoffs.remove(&request) {
             if self.placer.cancel(request) {
                 env.control(shared.cpu_actor(h.prompt.home), Msg::Cancelled { request });
-            } else if let Some(die) = self.claimed.remove(&request) {
+            } else if let Some(die) = self.placer.drop_request(request) {
                 env.control(die, Msg::Cancel { request });
             }
             return;
@@ -721,11 +745,10 @@ impl PrefillRank {
 
     /// A decode die has room: the KV goes there.
     pub fn slot_grant(&mut self, from: Actor, request: u64, env: &mut Env<'_, '_>) {
-        self.claimed.remove(&request);
-        let Some(h) = self.handoffs.remove(&request) else {
-            // Cancelled: the word is on its way to who granted this.
-            assert!(env.shared.live, "a slot was asked for this request");
-            return;
+        let wanted = self.placer.granted(request, from);
+        let Some(h) = self.handoffs.remove(&request).filter(|_| wanted) else {
+            // Cancelled, and the word is on its way to who granted this; or placed elsewhere by now.
+            return env.control(from, Msg::Release { request });
         };
         env.mark(Mark::GrantHeard, request, 0);
         let bytes = (f64::from(h.prompt.prompt_tokens) * env.shared.kv_bytes_per_token) as u64;
@@ -740,11 +763,7 @@ impl PrefillRank {
     /// # Errors
     /// Says what is still held.
     pub fn check_idle(&self) -> Result<(), String> {
-        if self.work.is_some()
-            || !self.handoffs.is_empty()
-            || !self.claimed.is_empty()
-            || !self.placer.is_empty()
-        {
+        if self.work.is_some() || !self.handoffs.is_empty() || !self.placer.is_empty() {
             return Err(format!(
                 "{} finished prompts left, batch running: {}",
                 self.handoffs.len(),

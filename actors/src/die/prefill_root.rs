@@ -1,7 +1,7 @@
 //! The root rank of a prefill group: its queue of prompts, the cache look-ups for them, and batches up to
 //! the token budget. Prompts that do not fit are cut into chunks; chunks of one prompt follow each other.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::config::CachePlane;
 use crate::env::Env;
@@ -12,70 +12,79 @@ use crate::message::{
 use crate::request::Prefix;
 use crate::runtime::Actor;
 use crate::tally::Stepped;
-use crate::time::Ps;
+use crate::time::{Ps, ps_from_s};
 use crate::trace::{Counter, Mark, Place, What};
 use crate::world::Shared;
 
 use super::calibrate::{Calibrator, Condition, Verdict};
 use super::prefill::load_of;
+use super::prefill_recovery::GroupWatch;
 
 /// A prompt in this group.
 #[derive(Debug)]
-struct Job {
-    prompt: Prompt,
+pub(super) struct Job {
+    pub(super) prompt: Prompt,
     /// Keys of its full blocks, in order.
-    keys: Vec<u64>,
-    cached_tokens: u32,
-    cached_blocks: u32,
+    pub(super) keys: Vec<u64>,
+    pub(super) cached_tokens: u32,
+    pub(super) cached_blocks: u32,
     /// Tokens computed so far.
-    computed: u32,
+    pub(super) computed: u32,
     /// When its first batch started.
-    started_ps: Option<Ps>,
+    pub(super) started_ps: Option<Ps>,
     /// Nobody waits for it any more.
-    cancelled: bool,
+    pub(super) cancelled: bool,
+    /// Its home has started it again elsewhere.
+    pub(super) released: bool,
 }
 
 impl Job {
-    fn left(&self) -> u32 {
+    pub(super) fn left(&self) -> u32 {
         self.prompt.prompt_tokens - self.cached_tokens - self.computed
     }
 }
 
 /// A prompt whose cached blocks are looked up or on their way.
 #[derive(Debug)]
-struct Fetch {
-    job: Job,
-    replies_awaited: u32,
-    held: Vec<bool>,
+pub(super) struct Fetch {
+    pub(super) job: Job,
+    /// Owners that have not said what they hold.
+    pub(super) silent: BTreeSet<Actor>,
+    pub(super) due_ps: Ps,
+    pub(super) held: Vec<bool>,
     /// (owner, key) by block.
-    owners: Vec<Actor>,
-    blocks_awaited: u32,
+    pub(super) owners: Vec<Actor>,
+    pub(super) blocks_awaited: u32,
 }
 
 #[derive(Debug)]
-struct Running {
-    id: u64,
-    started_ps: Ps,
-    awaited: u32,
-    requests: u32,
-    new_tokens: u64,
-    finished: Vec<Job>,
-    condition: Condition,
-    estimate_ps: Ps,
-    drawn_ps: Option<Ps>,
+pub(super) struct Running {
+    pub(super) id: u64,
+    pub(super) started_ps: Ps,
+    pub(super) awaited: u32,
+    pub(super) requests: u32,
+    pub(super) new_tokens: u64,
+    pub(super) finished: Vec<Job>,
+    pub(super) condition: Condition,
+    pub(super) estimate_ps: Ps,
+    pub(super) drawn_ps: Option<Ps>,
 }
 
 #[derive(Debug)]
 pub struct PrefillRoot {
-    group: u16,
-    budget: u64,
-    fetching: BTreeMap<u64, Fetch>,
-    queue: VecDeque<Job>,
+    pub(super) group: u16,
+    pub(super) budget: u64,
+    pub(super) fetching: BTreeMap<u64, Fetch>,
+    pub(super) queue: VecDeque<Job>,
     /// Tokens of prompts here that are not computed yet, cached or not.
-    backlog: u64,
-    running: Option<Running>,
-    batches: u64,
-    calibrator: Calibrator,
+    pub(super) backlog: u64,
+    pub(super) running: Option<Running>,
+    pub(super) batches: u64,
+    pub(super) calibrator: Calibrator,
+    pub(super) watch: GroupWatch,
+    /// Owners of blocks that did not answer lately, until when they are passed over.
+    pub(super) suspects: BTreeMap<Actor, Ps>,
+    pub(super) timer_ps: Option<Ps>,
 }
 
 impl PrefillRoot {
@@ -90,6 +99,9 @@ impl PrefillRoot {
             running: None,
             batches: 0,
             calibrator: Calibrator::default(),
+            watch: GroupWatch::default(),
+            suspects: BTreeMap::new(),
+            timer_ps: None,
         }
     }
 
@@ -104,8 +116,12 @@ impl PrefillRoot {
     }
 
     pub fn prompt(&mut self, prompt: Prompt, env: &mut Env<'_, '_>) {
-        self.backlog += u64::from(prompt.prompt_tokens);
         let request = prompt.request;
+        if self.watch.down {
+            let home = env.shared.cpu_actor(prompt.home);
+            return env.control(home, Msg::Refused { request });
+        }
+        self.backlog += u64::from(prompt.prompt_tokens);
         env.mark(Mark::AtPrefill, request, 0);
         let keys = block_keys(&prompt, env.shared);
         let job = Job {
@@ -116,6 +132,7 @@ impl PrefillRoot {
             computed: 0,
             started_ps: None,
             cancelled: false,
+            released: false,
         };
         if job.keys.is_empty() || env.shared.layout.ring.is_empty() {
             self.enqueue(job, env);
@@ -124,19 +141,21 @@ impl PrefillRoot {
         // One message to each owner, with all the keys that are its own.
         let mut by_owner: BTreeMap<Actor, Vec<(u32, u64)>> = BTreeMap::new();
         let mut owners = Vec::with_capacity(job.keys.len());
+        let now = env.now();
+        self.suspects.retain(|_, until| *until > now);
         for (i, &key) in job.keys.iter().enumerate() {
-            let cpu = env
-                .shared
-                .layout
-                .ring
-                .owner(key, |_| true)
-                .expect("the ring is not empty");
+            let s = env.shared;
+            let usable = |c| !self.suspects.contains_key(&s.cpu_actor(c));
+            let Some(cpu) = s.layout.ring.owner(key, usable) else {
+                return self.enqueue(job, env); // Nobody is left to ask.
+            };
             let owner = env.shared.cpu_actor(cpu);
             owners.push(owner);
             by_owner.entry(owner).or_default().push((i as u32, key));
         }
         let held = vec![false; job.keys.len()];
-        let replies_awaited = by_owner.len() as u32;
+        let silent = by_owner.keys().copied().collect();
+        let due_ps = now + ps_from_s(env.shared.serving.recovery.reply_ms * 1e-3);
         env.tally.cache.lookup_blocks += job.keys.len() as u64;
         for (owner, keys) in by_owner {
             env.control(owner, Msg::Lookup(Box::new(Lookup { request, keys })));
@@ -145,25 +164,28 @@ impl PrefillRoot {
             request,
             Fetch {
                 job,
-                replies_awaited,
+                silent,
+                due_ps,
                 held,
                 owners,
                 blocks_awaited: 0,
             },
         );
+        self.arm_overdue(due_ps, env);
     }
 
-    pub fn lookup_reply(&mut self, reply: LookupReply, env: &mut Env<'_, '_>) {
+    pub fn lookup_reply(&mut self, from: Actor, reply: LookupReply, env: &mut Env<'_, '_>) {
         let request = reply.request;
-        let f = self
-            .fetching
-            .get_mut(&request)
-            .expect("a reply follows a look-up");
+        let Some(f) = self.fetching.get_mut(&request) else {
+            return; // It came too late.
+        };
+        if !f.silent.remove(&from) {
+            return;
+        }
         for i in reply.held {
             f.held[i as usize] = true;
         }
-        f.replies_awaited -= 1;
-        if f.replies_awaited > 0 {
+        if !f.silent.is_empty() {
             return;
         }
         env.mark(Mark::LookedUp, request, 0);
@@ -181,6 +203,8 @@ impl PrefillRoot {
             return;
         }
         f.blocks_awaited = hits;
+        f.due_ps = env.now() + ps_from_s(env.shared.serving.recovery.quiet_ms * 1e-3);
+        let due_ps = f.due_ps;
         // The dies of the group read them side by side.
         let dies = &env.shared.layout.prefill[self.group as usize].dies;
         let mut by_owner: BTreeMap<Actor, Vec<BlockRead>> = BTreeMap::new();
@@ -203,25 +227,25 @@ impl PrefillRoot {
                 })),
             );
         }
+        self.arm_overdue(due_ps, env);
     }
 
     /// A block was evicted between look-up and read: it and what follows it are computed.
     pub fn block_gone(&mut self, request: u64, index: u32, env: &mut Env<'_, '_>) {
-        let f = self
-            .fetching
-            .get_mut(&request)
-            .expect("blocks come because they were asked for");
+        let Some(f) = self.fetching.get_mut(&request) else {
+            return;
+        };
         f.job.cached_blocks = f.job.cached_blocks.min(index);
         self.blocks(request, 1, env);
     }
 
     /// Cached blocks are here.
     pub fn blocks(&mut self, request: u64, blocks: u32, env: &mut Env<'_, '_>) {
-        let f = self
-            .fetching
-            .get_mut(&request)
-            .expect("blocks come because they were asked for");
+        let Some(f) = self.fetching.get_mut(&request) else {
+            return; // They came too late, and are computed.
+        };
         f.blocks_awaited -= blocks;
+        f.due_ps = env.now() + ps_from_s(env.shared.serving.recovery.quiet_ms * 1e-3);
         if f.blocks_awaited == 0 {
             let f = self.fetching.remove(&request).expect("it was just there");
             let mut job = f.job;
@@ -261,9 +285,13 @@ impl PrefillRoot {
         confirm(job, env);
     }
 
-    fn enqueue(&mut self, job: Job, env: &mut Env<'_, '_>) {
+    pub(super) fn enqueue(&mut self, job: Job, env: &mut Env<'_, '_>) {
         if job.cancelled {
             return self.drop_job(&job, env);
+        }
+        if job.released {
+            self.backlog -= u64::from(job.left());
+            return;
         }
         self.queue.push_back(job);
         env.counter(Counter::PromptQueue, self.queue.len() as u64);
@@ -323,11 +351,12 @@ impl PrefillRoot {
             requests: tokens.min(u64::from(u32::MAX)) as u32,
             requests_max: 1,
             context_max: per_token,
-            epoch: 0,
             experts: 0,
+            epoch: env.shared.condition_epoch(env.now()),
         };
         let estimate_ps = estimate_ps(&work, env.shared);
-        let verdict = if env.shared.message_level() {
+        let settling = env.shared.settles(env.now());
+        let verdict = if env.shared.message_level() || settling {
             Verdict::Simulate
         } else {
             self.calibrator
@@ -370,8 +399,9 @@ impl PrefillRoot {
 
     /// A rank has finished the batch (or its drawn duration is over).
     pub fn done(&mut self, batch: u64, env: &mut Env<'_, '_>) {
-        let r = self.running.as_mut().expect("a batch is running");
-        assert_eq!(r.id, batch, "batches run one after the other");
+        let Some(r) = self.running.as_mut().filter(|r| r.id == batch) else {
+            return; // It was given up.
+        };
         r.awaited -= 1;
         if r.awaited > 0 {
             return;
@@ -422,6 +452,9 @@ impl PrefillRoot {
         self.backlog -= r.new_tokens;
         for job in r.finished {
             env.tally.cache.prompt_tokens += u64::from(job.prompt.prompt_tokens);
+            if job.released {
+                continue;
+            }
             if job.cancelled {
                 confirm(&job, env);
                 continue;
@@ -492,7 +525,9 @@ fn block_keys(prompt: &Prompt, shared: &Shared) -> Vec<u64> {
     }
     let block = shared.serving.cache.block_tokens;
     let full = prompt.prompt_tokens / block;
-    let own = |i: u32| mix(mix(prompt.request ^ 0x5eed_0000_0000_0000) ^ u64::from(i));
+    let own = |i: u32| {
+        mix(mix((prompt.request & crate::request::ID) ^ 0x5eed_0000_0000_0000) ^ u64::from(i))
+    };
     match &prompt.prefix {
         Prefix::Unique => (0..full).map(|i| own(i) & !WARM).collect(),
         Prefix::Cached { tokens } => (0..full)

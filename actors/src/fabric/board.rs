@@ -12,7 +12,7 @@
 //! read from lines that follow each other.
 
 use super::link::Direction;
-use super::outgoing::{COUNT_BITS, Cell};
+use super::outgoing::{COUNT_BITS, Cell, units_of};
 use super::paths::BothReaches;
 use super::serving::{Column, Inbox, Receipt, Served, Taking};
 use super::shape::Shape;
@@ -24,6 +24,8 @@ pub struct PhaseSend {
     pub channel: u8,
     pub phase: u32,
     pub source: u16,
+    /// Ranks that take part.
+    pub expected: u16,
     pub unit_bytes: u32,
     /// Nothing of it arrives before this.
     pub from_ps: Ps,
@@ -61,6 +63,7 @@ struct Phase {
     /// Phase that each source's row belongs to.
     row_of: Vec<u32>,
     posted: u32,
+    expected: u32,
     /// Local ranks that have not collected it; 0: the phase is over, or has not begun.
     awaited: u32,
     /// Sources that sent anything to this shard: in order, once all have posted.
@@ -105,8 +108,6 @@ impl Phase {
 #[derive(Clone, Debug)]
 pub struct Board {
     shape: Shape,
-    /// How many sources a phase waits for.
-    pub expected: u32,
     cost: BothReaches,
     /// Ranks of a block, and its cells of one source.
     per_block: usize,
@@ -115,6 +116,10 @@ pub struct Board {
     inbox: Inbox,
     /// By local rank, then phase: what was served before the phase was collected.
     early: Vec<Vec<Option<Early>>>,
+    /// Phases of earlier epochs mean nothing to a local rank any more.
+    epoch_of: Vec<u32>,
+    /// Bytes that reached this board and were never served, because their step had been given up.
+    lost_bytes: u64,
 }
 
 /// Served before its phase was collected, because something else wanted the lanes.
@@ -148,6 +153,7 @@ impl Board {
             flags_from_ps: vec![0; ranks],
             row_of: vec![0; ranks],
             posted: 0,
+            expected: 0,
             awaited: 0,
             senders: Vec::new(),
             incoming: vec![0; locals],
@@ -155,10 +161,11 @@ impl Board {
             cells: vec![0; cells],
         };
         Self {
-            expected: ranks as u32,
             cost,
             per_block,
             width,
+            epoch_of: vec![0; locals],
+            lost_bytes: 0,
             phases: vec![phase; phases],
             inbox: Inbox::default(),
             early: vec![vec![None; phases]; locals],
@@ -180,12 +187,27 @@ impl Board {
         if self.shape.local.is_empty() {
             return;
         }
-        let p = &mut self.phases[tag(send.channel, send.phase)];
+        let t = tag(send.channel, send.phase);
+        if epoch(send.phase) < epoch(self.phases[t].number) {
+            // Sent before its source heard that the step had been given up.
+            let slots = self.shape.slots;
+            let lost = lost_units(&self.shape, send.source as usize, |i| {
+                &cells[i * slots..(i + 1) * slots]
+            });
+            self.lost_bytes += lost * u64::from(send.unit_bytes);
+            return;
+        }
+        if epoch(send.phase) > epoch(self.phases[t].number) {
+            self.lost_bytes += self.unserved_bytes(t);
+        }
+        let p = &mut self.phases[t];
         if p.number != send.phase || p.posted == 0 {
             assert!(
-                p.awaited == 0 && (p.posted == 0 || p.posted == self.expected),
+                epoch(send.phase) > 0
+                    || p.awaited == 0 && (p.posted == 0 || p.posted == p.expected),
                 "a rank ran two phases ahead of another"
             );
+            p.expected = u32::from(send.expected);
             p.number = send.phase;
             p.posted = 0;
             p.awaited = self.shape.local.len() as u32;
@@ -224,9 +246,9 @@ impl Board {
             p.cells[at..at + part.len()].copy_from_slice(part);
             at += of_block;
         }
-        if p.posted == self.expected {
+        if p.posted == p.expected {
             p.senders.sort_unstable();
-            let p = &self.phases[tag(send.channel, send.phase)];
+            let p = &self.phases[t];
             last_flags(&self.shape, p, &self.cost, arrived);
         }
     }
@@ -273,7 +295,7 @@ impl Board {
         let p = &mut self.phases[tag];
         debug_assert_eq!(p.number, phase);
         p.collected[index] = phase;
-        p.awaited -= 1;
+        p.awaited = p.awaited.saturating_sub(1);
         got
     }
 
@@ -289,7 +311,10 @@ impl Board {
         let index = self.shape.index(rank);
         let begun = |t: usize| {
             let p = &self.phases[t];
-            p.awaited > 0 && p.collected[index] != p.number && p.from_ps <= now_ps
+            p.awaited > 0
+                && p.collected[index] != p.number
+                && p.from_ps <= now_ps
+                && epoch(p.number) >= self.epoch_of[index]
         };
         let mut due: Vec<usize> = Vec::new();
         due.extend((0..self.phases.len()).filter(|&t| Some(t) != whole && begun(t)));
@@ -371,7 +396,7 @@ impl Board {
         }
         let mut sources = p.senders.as_slice();
         let sorted: Vec<u16>;
-        if p.posted < self.expected {
+        if p.posted < p.expected {
             // Asked before all have posted.
             let mut some = p.senders.clone();
             some.sort_unstable();
@@ -395,11 +420,74 @@ impl Board {
         self.inbox.gather(&self.shape, rank, column, &taking, units)
     }
 
-    /// Nothing is left on the board: true at the end of every quiet run.
+    /// A rank gives up what has been posted for it in phases before `epoch`.
+    pub fn begin_epoch(&mut self, rank: u16, epoch: u32) {
+        let index = self.shape.index(rank);
+        self.epoch_of[index] = self.epoch_of[index].max(epoch);
+        self.early[index].fill(None);
+    }
+
+    /// Bytes of an open phase that crossed lanes to a local rank and were not served.
+    fn unserved_bytes(&self, t: usize) -> u64 {
+        let p = &self.phases[t];
+        let waits: Vec<bool> = p.collected.iter().map(|&c| c != p.number).collect();
+        if !waits.contains(&true) || p.posted == 0 {
+            return 0;
+        }
+        let units: u64 = (0..self.shape.ranks())
+            .filter(|&s| p.has(s))
+            .map(|s| {
+                lost_units(&self.shape, s, |i| {
+                    let (block, first) = self.place(i);
+                    let cells = &p.cells[block + s * self.width + first..][..self.shape.slots];
+                    if waits[i] { cells } else { &[] }
+                })
+            })
+            .sum();
+        units * u64::from(p.unit_bytes)
+    }
+
+    /// Bytes that were sent to ranks of this board and never served.
+    pub fn lost_bytes(&self) -> u64 {
+        self.lost_bytes
+            + (0..self.phases.len())
+                .map(|t| self.unserved_bytes(t))
+                .sum::<u64>()
+    }
+
+    /// Nothing is left on the board: true at the end of every quiet run in which no step was given up.
     pub fn is_clear(&self) -> bool {
-        self.phases.iter().all(|p| p.awaited == 0)
+        self.phases
+            .iter()
+            .all(|p| p.awaited == 0 || epoch(p.number) > 0)
             && self.early.iter().flatten().all(Option::is_none)
     }
+}
+
+/// Phases are numbered through in each epoch of a group; a new epoch begins with a step that was given up, or with
+/// other members.
+const EPOCH_BITS: u32 = 22;
+
+pub fn epoch(phase: u32) -> u32 {
+    phase >> EPOCH_BITS
+}
+
+/// The number before the first phase of an epoch.
+pub fn epoch_start(epoch: u32) -> u32 {
+    epoch << EPOCH_BITS
+}
+
+/// Units of one source that crossed lanes to local ranks, whose cells are given by index.
+fn lost_units<'a>(shape: &Shape, s: usize, cells: impl Fn(usize) -> &'a [Cell]) -> u64 {
+    let npu = shape.npu_of_rank[s];
+    shape
+        .local
+        .iter()
+        .enumerate()
+        .filter(|(_, d)| shape.npu_of_rank[usize::from(**d)] != npu)
+        .flat_map(|(i, _)| cells(i))
+        .map(|&c| units_of(c))
+        .sum()
 }
 
 /// When the last of all ranks' flags reaches each local rank: flags leave a source one after the other, in rank

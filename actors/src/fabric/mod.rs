@@ -12,7 +12,7 @@ mod serving;
 mod shape;
 mod sorting;
 
-pub use board::{Arrived, Board, PhaseSend};
+pub use board::{Arrived, Board, PhaseSend, epoch, epoch_start};
 pub use health::{Crossing, Found, Health, LinkState, Toll};
 pub use link::{Direction, Link, Served};
 pub use links::Fabric;

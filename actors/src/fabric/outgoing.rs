@@ -1,6 +1,7 @@
 //! What one source sends in a collective phase, laid out as a row of cells: one for each (rank, slot), with the time at
 //! which its first byte reaches the receiver and its number of units. Arithmetic only; `phase.rs` does the rest.
 
+use super::health::Toll;
 use super::shape::Shape;
 use crate::time::Ps;
 
@@ -43,6 +44,23 @@ pub struct SourceCosts {
     pub inside: UnitCost,
     pub between: UnitCost,
     pub sio: UnitCost,
+}
+
+impl SourceCosts {
+    /// With what the links on the source's side add. Without a die-to-die link, its messages take the lanes.
+    pub fn under(mut self, toll: &Toll, sio: &Toll) -> Self {
+        if sio.lost {
+            self.sio = self.inside;
+        }
+        for cost in [&mut self.inside, &mut self.between] {
+            cost.unit_ps = toll.ps(cost.unit_ps);
+            cost.latency_ps += toll.extra_ps;
+        }
+        let through = if sio.lost { toll } else { sio };
+        self.sio.unit_ps = through.ps(self.sio.unit_ps);
+        self.sio.latency_ps += through.extra_ps;
+        self
+    }
 }
 
 /// A source's engines while it sends: when they are free, and what they carried.

@@ -2,13 +2,14 @@
 
 use crate::env::Env;
 use crate::fabric::outgoing::{Sender, SourceCosts, UnitCost};
-use crate::fabric::{Cell, Fabric, PathCost, PhaseSend, Receipt};
+use crate::fabric::{Cell, Crossing, Fabric, PathCost, PhaseSend, Receipt, Toll};
 use crate::layout::{Group, Layout};
 use crate::message::{Bulk, Msg};
 use crate::runtime::{Actor, Ctx};
 use crate::time::Ps;
 use crate::trace::{Limit, Place, Stage, What};
 use crate::world::{Shared, World};
+use supernode_topology::ActorId;
 
 /// One source's part in a collective phase.
 pub struct PhaseOut<'a> {
@@ -16,6 +17,8 @@ pub struct PhaseOut<'a> {
     pub channel: u8,
     pub phase: u32,
     pub rank: u16,
+    /// Ranks that take part.
+    pub expected: u16,
     /// When the first message can leave.
     pub start_ps: Ps,
     pub unit_bytes: u32,
@@ -54,12 +57,14 @@ impl Env<'_, '_> {
             unit_ps: path.per_byte.ps(bytes),
             latency_ps: path.latency_ps,
         };
+        let (toll, sio_toll) = self.phase_tolls(p, group, die);
         let costs = SourceCosts {
             issue_ps: p.issue_ps,
             inside: unit_cost(&shared.paths.npu_npu_write.inside),
             between: unit_cost(&shared.paths.npu_npu_write.between),
             sio: unit_cost(&shared.paths.sio),
-        };
+        }
+        .under(&toll, &sio_toll);
         let (lane_id, sio_id) = (
             machine.die_lane(die, 0),
             machine.sio(machine.npu_of_die(die)),
@@ -121,14 +126,22 @@ impl Env<'_, '_> {
         self.tally.messages.activation += sender.units;
         self.tally.messages.activation_messages += sender.messages;
         // Data first, then a barrier of the vector cores, then the flags.
-        let flags_from_ps = sender.sent_ps() + p.barrier_ps;
+        let flags_from_ps = sender.sent_ps() + p.barrier_ps + toll.extra_ps;
         if self.trace.is_on() {
             self.trace_sending(p, &sender, lane_id.0);
+        }
+        if toll.lost {
+            // No lane lets anything out: neither messages nor flags.
+            let up = &mut self.fabric.link(lane_id).up;
+            up.lost_bytes += sender.lane_units * bytes;
+            self.fabric.cells = cells;
+            return flags_from_ps + p.flag_ps * ranks as Ps;
         }
         let send = PhaseSend {
             channel: p.channel,
             phase: p.phase,
             source: p.rank,
+            expected: p.expected,
             unit_bytes: p.unit_bytes,
             from_ps: p.start_ps,
             flags_from_ps,
@@ -137,6 +150,37 @@ impl Env<'_, '_> {
         self.spread(p.board, &send, &cells);
         self.fabric.cells = cells;
         flags_from_ps + p.flag_ps * ranks as Ps
+    }
+
+    /// What the source's side adds to a phase, over its lanes and over the die-to-die link.
+    fn phase_tolls(&mut self, p: &PhaseOut<'_>, group: &Group, die: u32) -> (Toll, Toll) {
+        if self.fabric.health.is_clear() {
+            return (Toll::NONE, Toll::NONE);
+        }
+        let units: u64 = match p.units {
+            Sent::BySlot(units) => units.iter().map(|&n| u64::from(n)).sum(),
+            Sent::Returned(units) => units.iter().map(|&n| u64::from(n)).sum(),
+            Sent::ToEach => u64::from(group.ranks()),
+        };
+        let machine = &self.shared.machine;
+        let bytes = units * u64::from(p.unit_bytes);
+        let crossing = Crossing {
+            part: machine.die(die),
+            out: true,
+            remote: group.nodes.len() > 1,
+            bytes,
+        };
+        let now = self.now();
+        let rng = self.ctx.rng();
+        let toll = self.fabric.health.toll(machine, crossing, now, rng);
+        let sio = machine.sio(machine.npu_of_die(die));
+        let out = die.is_multiple_of(2);
+        let rng = self.ctx.rng();
+        let sio_toll = self.fabric.health.port_toll(sio, out, bytes, now, rng);
+        self.note_toll(&toll);
+        let lane = machine.die_lane(die, 0);
+        self.fabric.link(lane).up.resent_bytes += toll.resent_bytes;
+        (toll, sio_toll)
     }
 
     #[cold]
@@ -194,6 +238,7 @@ impl Env<'_, '_> {
                         channel: send.channel,
                         phase: send.phase,
                         source: send.source,
+                        expected: send.expected,
                         unit_bytes: send.unit_bytes,
                         from_ps: send.from_ps,
                         flags_from_ps: send.flags_from_ps,
@@ -219,10 +264,11 @@ impl Env<'_, '_> {
         let lane = self.shared.machine.die_lane(self.ctx.me(), 0);
         let fabric = &mut *self.fabric;
         let lanes = &mut fabric.links[(lane.0 - fabric.first_link) as usize].down;
-        let (free_ps, bytes) = (lanes.free_ps, lanes.bytes);
+        let (free_ps, busy_ps, bytes) = (lanes.free_ps, lanes.busy_ps, lanes.bytes);
+        let nodes = group(&self.shared.layout, board).nodes.len();
         let board = &mut fabric.boards[board as usize];
         let from_ps = board.began_ps(channel, phase);
-        let receipt = board.collect(rank, channel, phase, now, lanes, units);
+        let mut receipt = board.collect(rank, channel, phase, now, lanes, units);
         if self.trace.is_on() {
             let (end_ps, bytes) = (lanes.free_ps, lanes.bytes - bytes);
             let start_ps = free_ps.max(from_ps);
@@ -238,6 +284,26 @@ impl Env<'_, '_> {
                     messages,
                 );
             }
+        }
+        if !self.fabric.health.is_clear() {
+            let fabric = &mut *self.fabric;
+            let lanes = &mut fabric.links[(lane.0 - fabric.first_link) as usize].down;
+            let (busy_ps, bytes) = (lanes.busy_ps - busy_ps, lanes.bytes - bytes);
+            let crossing = Crossing {
+                part: ActorId(self.ctx.me()),
+                out: false,
+                remote: nodes > 1,
+                bytes,
+            };
+            let machine = &self.shared.machine;
+            let toll = fabric.health.toll(machine, crossing, now, self.ctx.rng());
+            // Its own side is slower: what it served took so much longer, and so does what comes after.
+            let longer_ps = toll.ps(busy_ps) - busy_ps;
+            lanes.free_ps += longer_ps;
+            lanes.busy_ps += longer_ps;
+            lanes.resent_bytes += toll.resent_bytes;
+            receipt.complete_ps += longer_ps + toll.extra_ps;
+            self.note_toll(&toll);
         }
         self.tally.fold(receipt.hash);
         receipt

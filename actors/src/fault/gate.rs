@@ -55,7 +55,7 @@ impl World {
                 .health
                 .is_cut_off(machine, ActorId(to), false, now);
         let body = self.body(to);
-        if own && body.is_stale(event_seq) {
+        if own && body.is_stale(event_seq) && !msg.is_of_clients() {
             return Verdict::Not;
         }
         if matches!(msg, Msg::Fault(_)) {
@@ -65,7 +65,7 @@ impl World {
         if !crashed && !cut_off && !stopped {
             return Verdict::Handle(msg);
         }
-        if msg.is_of_clients() && !cut_off {
+        if msg.is_of_clients() {
             return Verdict::Handle(msg);
         }
         if stopped && !crashed && !cut_off && !matches!(msg, Msg::Inbound(_)) {
@@ -116,7 +116,9 @@ impl World {
 
 /// It came over UB lanes.
 fn over_ub(msg: &Msg) -> bool {
-    !matches!(msg, Msg::Inbound(i) if i.plane != Plane::Ub) && !msg.is_of_simulation()
+    !matches!(msg, Msg::Inbound(i) if i.plane != Plane::Ub)
+        && !msg.is_of_simulation()
+        && !msg.is_of_clients()
 }
 
 impl Env<'_, '_> {

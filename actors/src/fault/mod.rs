@@ -131,3 +131,27 @@ impl Strike {
         crate::layout::mix(value ^ crate::layout::mix(flags ^ (u64::from(self.fault) << 32)))
     }
 }
+
+/// Something that a part found out, or did, about a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    pub at_ps: Ps,
+    /// The part that is concerned.
+    pub part: u32,
+    pub kind: NoteKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NoteKind {
+    /// Others found that it does not answer.
+    Noticed,
+    /// The work it was part of goes on, without it or with it again.
+    Recovered,
+    /// A step or batch was given up and done again.
+    RolledBack,
+    /// It found a lane or chip of its own to be bad, and sends over others; or good again.
+    LaneWorse,
+    LaneBetter,
+    /// A group has too few ranks left to hold every expert.
+    ExpertLost,
+}

@@ -4,6 +4,7 @@ use super::{Counter, Mark, Place, Record, Stage, What};
 use crate::env::Env;
 use crate::experts::Plan;
 use crate::meter::Meter;
+use crate::request::ID;
 use crate::runtime::Actor;
 use crate::time::Ps;
 
@@ -65,7 +66,7 @@ impl Env<'_, '_> {
     #[inline]
     pub fn mark(&mut self, mark: Mark, request: u64, b: u64) {
         self.trace
-            .mark(self.ctx.now(), self.ctx.me(), mark, request, b);
+            .mark(self.ctx.now(), self.ctx.me(), mark, request & ID, b);
     }
 
     /// A count of this actor's from now on.

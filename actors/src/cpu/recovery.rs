@@ -1,0 +1,360 @@
+//! What a home does about requests that it hears nothing of, and what clients do about a CPU that does not answer.
+
+use super::Home;
+use super::home::Source;
+use crate::die::Watch;
+use crate::env::Env;
+use crate::message::Msg;
+use crate::request::{ID, Outcome, RequestRecord, RequestSpec, Resubmitted};
+use crate::runtime::Actor;
+use crate::time::{Ps, ps_from_s};
+
+impl Home {
+    pub(super) fn arm(&mut self, due_ps: Ps, env: &mut Env<'_, '_>) {
+        if self.timer_ps.is_none_or(|t| due_ps < t || t <= env.now()) {
+            self.timer_ps = Some(due_ps);
+            env.at(due_ps, Msg::Watch(Watch::Overdue));
+        }
+    }
+
+    /// Timer: looks after requests that something should have been heard of.
+    pub fn overdue(&mut self, env: &mut Env<'_, '_>) {
+        self.placer.overdue(env);
+        let now = env.now();
+        if self.timer_ps.is_none_or(|t| t > now) {
+            return;
+        }
+        self.timer_ps = None;
+        let late: Vec<u64> = self
+            .open
+            .iter()
+            .filter(|(_, o)| o.due_ps <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in late {
+            self.look_after(id, env);
+        }
+        if let Some(due) = self.open.values().map(|o| o.due_ps).min()
+            && due != Ps::MAX
+        {
+            self.arm(due.max(now + 1), env);
+        }
+    }
+
+    fn look_after(&mut self, id: u64, env: &mut Env<'_, '_>) {
+        let r = &env.shared.serving.recovery;
+        let now = env.now();
+        let (ping_ps, suspect_ps) = (ps_from_s(r.ping_ms * 1e-3), ps_from_s(r.suspect_ms * 1e-3));
+        let (tries, give_up_ps) = (r.ping_tries, ps_from_s(r.give_up_s));
+        let Some(open) = self.open.get_mut(&id) else {
+            return;
+        };
+        let Some(holder) = open.holder else {
+            // Nobody has it yet.
+            for silent in std::mem::take(&mut open.backlog_awaited) {
+                self.suspects.insert(silent, now + suspect_ps);
+            }
+            if open.seeking_ps + give_up_ps <= now {
+                let what = if env.shared.phase == crate::launch::Phase::Decode {
+                    "decode die"
+                } else {
+                    "prefill group"
+                };
+                let after = match open.why.as_str() {
+                    "" => String::new(),
+                    why => format!(", after {why}"),
+                };
+                let seconds = r.give_up_s;
+                let why = format!("no {what} took it for {seconds} s{after}");
+                let name = open.name();
+                self.placer.drop_request(name);
+                return self.end(id, Outcome::Failed(why), env);
+            }
+            if env.shared.phase == crate::launch::Phase::Decode {
+                open.due_ps = now + ps_from_s(r.quiet_ms * 1e-3);
+            } else if !self.send_prompt_if_any(id, env) {
+                self.ask_prefill(id, env);
+            }
+            return;
+        };
+        if open.asked >= tries {
+            self.suspects.insert(holder, now + suspect_ps);
+            let why = format!(
+                "{} did not answer",
+                env.shared
+                    .machine
+                    .address(supernode_topology::ActorId(holder))
+            );
+            return self.retry(id, why, holder, env);
+        }
+        open.asked += 1;
+        open.due_ps = now + ping_ps;
+        let request = open.name();
+        env.control(holder, Msg::Ask { request });
+    }
+
+    /// Sends the prompt if any group has answered that can take it.
+    fn send_prompt_if_any(&mut self, id: u64, env: &mut Env<'_, '_>) -> bool {
+        self.open.get(&id).is_some_and(super::home::Open::has_offer) && self.send_prompt(id, env)
+    }
+
+    /// Who was asked whether it has a request says so.
+    pub fn answer(&mut self, from: Actor, request: u64, held: bool, env: &mut Env<'_, '_>) {
+        let due_ps = env.now() + ps_from_s(env.shared.serving.recovery.quiet_ms * 1e-3);
+        let Some(open) = self.current(request).filter(|o| o.holder == Some(from)) else {
+            return;
+        };
+        if held {
+            open.asked = 0;
+            open.due_ps = due_ps;
+        } else {
+            let why = format!(
+                "{} lost it",
+                env.shared
+                    .machine
+                    .address(supernode_topology::ActorId(from))
+            );
+            self.retry(request & ID, why, from, env);
+        }
+    }
+
+    /// A die is gone, with all that it had.
+    pub fn gone(&mut self, die: Actor, env: &mut Env<'_, '_>) {
+        let lost: Vec<u64> = self
+            .open
+            .iter()
+            .filter(|(_, o)| o.holder == Some(die))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in lost {
+            let why = format!(
+                "{} was lost",
+                env.shared.machine.address(supernode_topology::ActorId(die))
+            );
+            self.retry(id, why, die, env);
+        }
+    }
+
+    /// A prefill group gives a request back.
+    pub fn refused(&mut self, from: Actor, request: u64, env: &mut Env<'_, '_>) {
+        if self.current(request).is_some() {
+            let suspect_ps = ps_from_s(env.shared.serving.recovery.suspect_ms * 1e-3);
+            self.suspects.insert(from, env.now() + suspect_ps);
+            let why = format!(
+                "the group of {} lost a die",
+                env.shared
+                    .machine
+                    .address(supernode_topology::ActorId(from))
+            );
+            self.retry(request & ID, why, from, env);
+        }
+    }
+
+    /// No decode die takes a request.
+    pub fn unplaced(&mut self, request: u64, env: &mut Env<'_, '_>) {
+        let from = env.from;
+        env.control(from, Msg::Release { request });
+        let Some(open) = self.current(request) else {
+            return;
+        };
+        let after = match open.why.as_str() {
+            "" => String::new(),
+            why => format!(", after {why}"),
+        };
+        let seconds = env.shared.serving.recovery.give_up_s;
+        let why = format!("no decode die took it for {seconds} s{after}");
+        self.end(request & ID, Outcome::Failed(why), env);
+    }
+
+    /// Starts a request again: what it has delivered is part of its prompt now.
+    pub(super) fn retry(&mut self, id: u64, why: String, cause: Actor, env: &mut Env<'_, '_>) {
+        let most = env.shared.serving.recovery.retries_max.min(RETRIES_MAX);
+        let now = env.now();
+        let Some(open) = self.open.get_mut(&id) else {
+            return;
+        };
+        if open.cancelling {
+            return self.end(id, Outcome::Cancelled, env);
+        }
+        env.tally.retried.push((now, cause, id));
+        let request = open.name();
+        if let Some(holder) = open.holder.take() {
+            env.control(holder, Msg::Release { request });
+        }
+        self.placer.drop_request(request);
+        if open.retries >= most {
+            let why = format!("given up after {most} retries: {why}");
+            return self.end(id, Outcome::Failed(why), env);
+        }
+        let give_up_s = env.shared.serving.recovery.give_up_s;
+        if open.seeking_ps + ps_from_s(give_up_s) <= now && open.retries > 0 {
+            let why = format!("given up after {give_up_s} s without a token: {why}");
+            return self.end(id, Outcome::Failed(why), env);
+        }
+        open.retries += 1;
+        open.why = why;
+        self.seek(id, env);
+    }
+
+    // ---- clients
+
+    /// This CPU has lost what it knew; what its clients know remains.
+    pub fn forget(&mut self) {
+        self.placer = crate::die::Placer::default();
+        self.suspects.clear();
+        self.timer_ps = None;
+    }
+
+    /// It is back: its clients, whose connections broke, put their requests in again.
+    pub fn reconnect(&mut self, env: &mut Env<'_, '_>) {
+        let me = env.ctx.me();
+        let address = env.shared.machine.address(supernode_topology::ActorId(me));
+        for id in self.open.keys().copied().collect::<Vec<_>>() {
+            self.retry(id, format!("{address} restarted"), me, env);
+        }
+    }
+
+    /// The clients of this CPU, which does not answer, turn to the next.
+    pub fn leave(&mut self, env: &mut Env<'_, '_>) {
+        let me = env.ctx.me();
+        let now = env.now();
+        let why = format!(
+            "{} did not answer",
+            env.shared.machine.address(supernode_topology::ActorId(me))
+        );
+        let closed = matches!(self.source, Source::Closed { .. });
+        for (id, o) in std::mem::take(&mut self.open) {
+            env.tally.retried.push((now, me, id));
+            let r = Resubmitted {
+                spec: o.spec,
+                first_token_ps: o.first_token_ps,
+                delivered: o.delivered,
+                cached: o.cached,
+                retries: o.retries + 1,
+                cancelling: o.cancelling,
+                hops: 0,
+                origin: o.origin.or(closed.then_some(me)),
+                die: o.die,
+                why: why.clone(),
+            };
+            self.pass_on(r, 0, env);
+        }
+        self.forget();
+    }
+
+    /// A client turns to the next CPU after `wait_ps`.
+    fn pass_on(&mut self, mut r: Resubmitted, wait_ps: Ps, env: &mut Env<'_, '_>) {
+        let homes = &env.shared.layout.homes;
+        r.hops += 1;
+        if r.hops as usize >= homes.len().max(2) {
+            let now = env.now();
+            env.shared
+                .progress
+                .ended
+                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            env.tally.ended(RequestRecord {
+                id: r.spec.id,
+                home: self.cpu,
+                arrival_ps: r.spec.arrival_ps,
+                prefill_start_ps: 0,
+                first_token_ps: r.first_token_ps,
+                end_ps: now,
+                prompt_tokens: r.spec.prompt_tokens,
+                cached_tokens: r.cached,
+                output_tokens: r.delivered,
+                retries: r.retries,
+                outcome: Outcome::Failed("no CPU answered".into()),
+            });
+            if let Some(origin) = r.origin {
+                env.control(origin, Msg::StreamFree { die: r.die });
+            }
+            return;
+        }
+        let place = homes.iter().position(|&c| c == self.cpu).unwrap_or(0);
+        let next = env.shared.cpu_actor(homes[(place + 1) % homes.len()]);
+        env.control_after(wait_ps, next, Msg::Resubmit(Box::new(r)));
+    }
+
+    /// A client turns to this CPU, which is not there (`stopped`), or is.
+    pub fn resubmitted(&mut self, r: Resubmitted, stopped: bool, env: &mut Env<'_, '_>) {
+        if stopped {
+            let wait_ps = ps_from_s(env.shared.serving.recovery.client_ms * 1e-3);
+            self.pass_on(r, wait_ps, env);
+        } else {
+            self.take_in(r, env);
+        }
+    }
+
+    /// A client's first try, at a CPU that is not there.
+    pub fn submit_elsewhere(
+        &mut self,
+        mut spec: RequestSpec,
+        die: Option<Actor>,
+        env: &mut Env<'_, '_>,
+    ) {
+        let closed = matches!(self.source, Source::Closed { .. });
+        if closed {
+            spec.arrival_ps = env.now();
+        }
+        env.tally.offered += 1;
+        env.shared
+            .progress
+            .offered
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let me = env.ctx.me();
+        let r = Resubmitted {
+            spec,
+            first_token_ps: 0,
+            delivered: 0,
+            cached: 0,
+            retries: 0,
+            cancelling: false,
+            hops: 0,
+            origin: closed.then_some(me),
+            die,
+            why: String::new(),
+        };
+        let wait_ps = ps_from_s(env.shared.serving.recovery.client_ms * 1e-3);
+        self.pass_on(r, wait_ps, env);
+    }
+
+    /// As `arrival`, at a CPU that is not there.
+    pub fn arrival_elsewhere(&mut self, env: &mut Env<'_, '_>) {
+        match &mut self.source {
+            Source::Open(queue) => {
+                let Some(spec) = queue.pop_front() else {
+                    return;
+                };
+                if let Some(next) = queue.front() {
+                    let at = next.arrival_ps.max(env.now());
+                    env.at(at, Msg::Arrival);
+                }
+                self.submit_elsewhere(spec, None, env);
+            }
+            Source::Closed { requests, streams } => {
+                let first: Vec<_> = std::mem::take(streams)
+                    .into_iter()
+                    .map_while(|die| requests.pop_front().map(|spec| (spec, die)))
+                    .collect();
+                for (spec, die) in first {
+                    self.submit_elsewhere(spec, die, env);
+                }
+            }
+        }
+    }
+
+    /// A stream's request has ended elsewhere.
+    pub fn stream_free(&mut self, die: Option<Actor>, stopped: bool, env: &mut Env<'_, '_>) {
+        if !stopped {
+            return self.next_of_stream(die, env);
+        }
+        if let Source::Closed { requests, .. } = &mut self.source
+            && let Some(next) = requests.pop_front()
+        {
+            self.submit_elsewhere(next, die, env);
+        }
+    }
+}
+
+/// Tries are told apart by eight bits.
+const RETRIES_MAX: u32 = 250;

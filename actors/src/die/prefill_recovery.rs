@@ -1,0 +1,471 @@
+//! How a prefill group deals with ranks that are gone. Its ranks share every layer, so it cannot go on without one:
+//! the root, finding a batch late and a rank silent, sends its prompts back to their homes and takes no more until all
+//! are there again. If all answer and the batch does not get on, messages were lost, and its prompts go back too.
+
+use std::collections::BTreeSet;
+
+use super::PrefillRank;
+use super::members::Watch;
+use super::prefill_root::PrefillRoot;
+use crate::env::Env;
+use crate::fabric::{epoch, epoch_start};
+use crate::fault::NoteKind;
+use crate::layout::Role;
+use crate::message::Msg;
+use crate::runtime::Actor;
+use crate::time::{Ps, ps_from_s};
+
+/// What the root knows of those who are late.
+#[derive(Debug, Default)]
+pub struct GroupWatch {
+    armed: bool,
+    since_ps: Ps,
+    round: u32,
+    answered: BTreeSet<u16>,
+    progress: u64,
+    progress_before: Option<u64>,
+    tries: u32,
+    /// Some rank is gone: no prompts until all are there.
+    pub down: bool,
+    asked_ps: Ps,
+    gone: BTreeSet<u16>,
+}
+
+/// What any rank remembers of steps that were given up.
+#[derive(Debug, Default)]
+pub struct Life {
+    /// It has no weights yet.
+    loading: bool,
+    /// Timers of a batch that was set before this one mean nothing any more.
+    pub(super) from_seq: u64,
+    epoch: u32,
+}
+
+fn late_ps(env: &Env<'_, '_>) -> Ps {
+    ps_from_s(env.shared.serving.recovery.step_late_ms * 1e-3)
+}
+
+impl PrefillRank {
+    fn die_of(&self, rank: u16, env: &Env<'_, '_>) -> Actor {
+        env.shared
+            .die_actor(env.shared.layout.prefill[usize::from(self.group)].dies[usize::from(rank)])
+    }
+
+    /// A timer of a batch that was given up.
+    pub(super) fn is_stale(&self, env: &Env<'_, '_>) -> bool {
+        self.work.is_none() || env.ctx.event_seq() < self.life.from_seq
+    }
+
+    pub(super) fn is_loading(&self) -> bool {
+        self.life.loading
+    }
+
+    /// The collective with this number is not of the batch that runs.
+    pub(super) fn is_old(&self, phase: u32) -> bool {
+        self.work.is_none() || epoch(phase) != epoch(self.phases[0])
+    }
+
+    pub fn watch(&mut self, what: Watch, env: &mut Env<'_, '_>) {
+        match what {
+            Watch::Step => self.batch_late(env),
+            Watch::StepAnswers => self.batch_answers(env),
+            Watch::Weights => {
+                if self.life.loading {
+                    self.load(env);
+                }
+            }
+            Watch::Overdue => {
+                self.placer.overdue(env);
+                // What no die took for long has gone back to its home.
+                let placer = &self.placer;
+                self.handoffs.retain(|request, _| placer.has(*request));
+                if let Some(root) = &mut self.root {
+                    root.overdue(env);
+                }
+            }
+            Watch::Root | Watch::RootAnswer => {}
+        }
+    }
+
+    /// A batch has begun.
+    pub(super) fn arm(&mut self, env: &mut Env<'_, '_>) {
+        let late = late_ps(env);
+        let Some(root) = &mut self.root else { return };
+        if root.is_running() && root.watch.since_ps != root.batch_from_ps() {
+            root.watch.since_ps = root.batch_from_ps();
+            root.watch.progress_before = None;
+        }
+        if root.is_running() && !root.watch.armed {
+            root.watch.armed = true;
+            env.after(late, Msg::Watch(Watch::Step));
+        }
+    }
+
+    fn batch_late(&mut self, env: &mut Env<'_, '_>) {
+        let (late, now) = (late_ps(env), env.now());
+        let Some(root) = &mut self.root else { return };
+        root.watch.armed = false;
+        if !root.is_running() {
+            return;
+        }
+        // A batch may well take longer than a step of decode: it is late when it is past what it was expected to take.
+        let due = root
+            .watch
+            .since_ps
+            .max(root.batch_from_ps() + 2 * root.expected_ps())
+            + late;
+        if due > now {
+            root.watch.armed = true;
+            return env.after(due - now, Msg::Watch(Watch::Step));
+        }
+        root.watch.armed = true;
+        self.ask_all(env);
+    }
+
+    fn ask_all(&mut self, env: &mut Env<'_, '_>) {
+        let Some(root) = &mut self.root else { return };
+        root.watch.round += 1;
+        root.watch.answered.clear();
+        root.watch.progress = 0;
+        root.watch.tries = 1;
+        root.watch.asked_ps = env.ctx.now();
+        self.ask_missing(env);
+    }
+
+    fn missing(&self) -> Vec<u16> {
+        let answered = self.root.as_ref().map(|r| &r.watch.answered);
+        (0..self.ranks as u16)
+            .filter(|r| *r != self.rank && !answered.is_some_and(|a| a.contains(r)))
+            .collect()
+    }
+
+    fn ask_missing(&mut self, env: &mut Env<'_, '_>) {
+        let round = self.root.as_ref().map_or(0, |r| r.watch.round);
+        for rank in self.missing() {
+            let to = self.die_of(rank, env);
+            env.control(to, Msg::Ping { round });
+        }
+        let wait = ps_from_s(env.shared.serving.recovery.ping_ms * 1e-3);
+        env.after(wait, Msg::Watch(Watch::StepAnswers));
+    }
+
+    pub fn ping(&mut self, from: Actor, round: u32, env: &mut Env<'_, '_>) {
+        if self.life.loading {
+            return;
+        }
+        let progress = u64::from(self.phases[0]) + u64::from(self.phases[1]);
+        let epoch = 0;
+        env.control(
+            from,
+            Msg::Pong {
+                round,
+                epoch,
+                progress,
+            },
+        );
+    }
+
+    pub fn pong(&mut self, from: Actor, round: u32, progress: u64, env: &mut Env<'_, '_>) {
+        let Role::Prefill { group, rank } = env.shared.layout.roles[from as usize] else {
+            return;
+        };
+        let Some(root) = &mut self.root else { return };
+        if group == self.group && round == root.watch.round && root.watch.answered.insert(rank) {
+            root.watch.progress += progress;
+            if root.watch.down && root.watch.answered.len() as u32 + 1 == self.ranks {
+                self.begin_again(env);
+            }
+        }
+    }
+
+    fn batch_answers(&mut self, env: &mut Env<'_, '_>) {
+        let missing = self.missing();
+        let own = u64::from(self.phases[0]) + u64::from(self.phases[1]);
+        let tries = env.shared.serving.recovery.ping_tries;
+        let now = env.now();
+        let Some(root) = &mut self.root else { return };
+        root.watch.armed = false;
+        if !missing.is_empty() {
+            if root.watch.tries < tries && (root.watch.down || root.is_running()) {
+                root.watch.armed = !root.watch.down;
+                root.watch.tries += 1;
+                return self.ask_missing(env);
+            }
+            if root.is_running() || root.watch.down {
+                self.go_down(&missing, env);
+            }
+            return;
+        }
+        if root.watch.down || !root.is_running() {
+            return;
+        }
+        let progress = root.watch.progress + own;
+        if root.watch.progress_before.replace(progress) == Some(progress) {
+            let me = env.ctx.me();
+            env.tally.note(now, me, NoteKind::RolledBack);
+            root.refuse_all(env);
+            return self.begin_again(env);
+        }
+        root.watch.since_ps = now;
+        root.watch.armed = true;
+        env.after(late_ps(env), Msg::Watch(Watch::Step));
+    }
+
+    /// Some ranks are gone: all prompts go back, and no new ones are taken.
+    fn go_down(&mut self, gone: &[u16], env: &mut Env<'_, '_>) {
+        let now = env.now();
+        let shared = env.shared;
+        for &rank in gone {
+            let die = self.die_of(rank, env);
+            let root = self.root.as_mut().expect("a root finds ranks gone");
+            if root.watch.gone.insert(rank) {
+                env.tally.note(now, die, NoteKind::Noticed);
+                // Homes may have finished prompts there.
+                for &cpu in &shared.layout.homes {
+                    env.control(shared.cpu_actor(cpu), Msg::Gone { die });
+                }
+            }
+        }
+        let root = self.root.as_mut().expect("a root finds ranks gone");
+        root.watch.down = true;
+        root.refuse_all(env);
+        self.give_up(env);
+    }
+
+    /// All ranks that can be reached give up what they are at.
+    fn give_up(&mut self, env: &mut Env<'_, '_>) {
+        let at = self.life.epoch.max(epoch(self.phases[0]));
+        let next = at.max(epoch(self.phases[1])) + 1;
+        for rank in (0..self.ranks as u16).filter(|&r| r != self.rank) {
+            let to = self.die_of(rank, env);
+            env.control(to, Msg::Reset { epoch: next });
+        }
+        self.reset(next, env);
+    }
+
+    /// All are there: from here on with a clean board.
+    fn begin_again(&mut self, env: &mut Env<'_, '_>) {
+        let now = env.now();
+        let me = self.die_of(self.rank, env);
+        let root = self.root.as_mut().expect("a root begins again");
+        root.watch.down = false;
+        let gone = std::mem::take(&mut root.watch.gone);
+        for rank in gone {
+            let die = self.die_of(rank, env);
+            env.tally.note(now, die, NoteKind::Recovered);
+        }
+        env.tally.note(now, me, NoteKind::Recovered);
+        self.give_up(env);
+    }
+
+    /// The batch that runs is given up.
+    pub fn reset(&mut self, epoch: u32, env: &mut Env<'_, '_>) {
+        self.work = None;
+        self.life.epoch = epoch;
+        self.life.from_seq = env.ctx.next_seq();
+        self.phases = [epoch_start(epoch); 2];
+        env.fabric.boards[usize::from(self.group)].begin_epoch(self.rank, epoch);
+    }
+
+    /// A rank is back: is everyone there now?
+    pub fn hello(&mut self, _from: Actor, env: &mut Env<'_, '_>) {
+        let Some(root) = &mut self.root else { return };
+        if !root.watch.down {
+            // Nobody had noticed that it was gone; what ran has lost a rank.
+            root.watch.down = true;
+            root.refuse_all(env);
+            self.give_up(env);
+        }
+        self.ask_all(env);
+    }
+
+    /// Somebody wants to put a prompt in, and the group is down: is everyone there now?
+    pub(super) fn look_again(&mut self, env: &mut Env<'_, '_>) {
+        let pause = ps_from_s(env.shared.serving.recovery.suspect_ms * 1e-3);
+        let now = env.now();
+        if self
+            .root
+            .as_ref()
+            .is_some_and(|r| r.watch.down && r.watch.asked_ps + pause <= now)
+        {
+            self.ask_all(env);
+        }
+    }
+
+    /// Everything in its memory is gone.
+    pub(super) fn forget(&mut self, env: &mut Env<'_, '_>) {
+        let slowed = self.slowed.take();
+        let phases = self.phases;
+        let epoch = self.life.epoch;
+        let mut new = Self::new(self.group, self.rank, env.shared);
+        new.slowed = slowed;
+        new.phases = phases;
+        new.life.epoch = epoch;
+        new.life.loading = true;
+        new.life.from_seq = env.ctx.next_seq();
+        if let Some(root) = &mut new.root {
+            root.watch.down = true;
+        }
+        *self = new;
+    }
+
+    /// After a restart: the weights are loaded first.
+    pub(super) fn restart(&mut self, env: &mut Env<'_, '_>) {
+        self.load(env);
+    }
+
+    /// It hung, and goes on: perhaps the others have given it up.
+    pub(super) fn resumed(&mut self, env: &mut Env<'_, '_>) {
+        if self.root.is_none() && !self.life.loading {
+            self.say_hello(env);
+        }
+    }
+
+    fn say_hello(&mut self, env: &mut Env<'_, '_>) {
+        let root = self.die_of(0, env);
+        env.control(root, Msg::Hello { epoch: 0 });
+    }
+
+    fn load(&mut self, env: &mut Env<'_, '_>) {
+        let s = env.shared;
+        let bytes = s.prefill_weight_bytes;
+        let cpu = env.ctx.rng().below(u64::from(s.machine.cpu_count())) as u32;
+        env.control(s.cpu_actor(cpu), Msg::LoadAsk { bytes });
+        let ps = s.paths.npu_cpu_read.between.per_byte.ps(bytes);
+        env.after(4 * ps + late_ps(env), Msg::Watch(Watch::Weights));
+    }
+
+    pub fn loaded(&mut self, env: &mut Env<'_, '_>) {
+        if !std::mem::take(&mut self.life.loading) {
+            return;
+        }
+        if self.root.is_none() {
+            self.say_hello(env);
+        } else if self.ranks == 1 {
+            self.begin_again(env);
+        } else {
+            self.ask_all(env);
+        }
+    }
+
+    /// Whether a request is here.
+    pub fn has(&self, request: u64) -> bool {
+        self.handoffs.contains_key(&request) || self.root.as_ref().is_some_and(|r| r.has(request))
+    }
+
+    /// A decode die says whether it has what was claimed there.
+    pub fn answer(&mut self, request: u64, held: bool, env: &mut Env<'_, '_>) {
+        self.placer.answer(request, held, env);
+    }
+
+    /// Its home has started a request again elsewhere.
+    pub fn release(&mut self, request: u64, env: &mut Env<'_, '_>) {
+        if self.handoffs.remove(&request).is_some() {
+            if let Some(die) = self.placer.drop_request(request) {
+                env.control(die, Msg::Release { request });
+            }
+            return;
+        }
+        if let Some(root) = &mut self.root {
+            root.release(request);
+        }
+    }
+}
+
+impl PrefillRoot {
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    fn batch_from_ps(&self) -> Ps {
+        self.running.as_ref().map_or(0, |r| r.started_ps)
+    }
+
+    /// By the operators' estimate, or as drawn.
+    fn expected_ps(&self) -> Ps {
+        self.running
+            .as_ref()
+            .map_or(0, |r| r.drawn_ps.unwrap_or(r.estimate_ps))
+    }
+
+    fn has(&self, request: u64) -> bool {
+        let mut finished = self.running.iter().flat_map(|r| &r.finished);
+        self.fetching.contains_key(&request)
+            || self.queue.iter().any(|j| j.prompt.request == request)
+            || finished.any(|j| j.prompt.request == request)
+    }
+
+    /// Its home has started a request again elsewhere: not worth computing any more. What is being fetched or computed
+    /// is dropped when that is over.
+    fn release(&mut self, request: u64) {
+        if let Some(i) = self.queue.iter().position(|j| j.prompt.request == request) {
+            let job = self.queue.remove(i).expect("it was just there");
+            self.backlog -= u64::from(job.left());
+            return;
+        }
+        let fetching = self.fetching.get_mut(&request).map(|f| &mut f.job);
+        let finished = self.running.iter_mut().flat_map(|r| &mut r.finished);
+        for job in fetching.into_iter().chain(finished) {
+            if job.prompt.request == request {
+                job.released = true;
+            }
+        }
+    }
+
+    /// All prompts go back to their homes.
+    fn refuse_all(&mut self, env: &mut Env<'_, '_>) {
+        let fetching = std::mem::take(&mut self.fetching)
+            .into_values()
+            .map(|f| f.job);
+        let running = self.running.take().map(|r| r.finished).unwrap_or_default();
+        let queued = std::mem::take(&mut self.queue);
+        for job in fetching.chain(running).chain(queued) {
+            let request = job.prompt.request;
+            let home = env.shared.cpu_actor(job.prompt.home);
+            if job.cancelled {
+                env.control(home, Msg::Cancelled { request });
+            } else if !job.released {
+                env.control(home, Msg::Refused { request });
+            }
+        }
+        self.backlog = 0;
+        self.calibrator = Default::default();
+    }
+
+    /// Timer: owners of blocks that did not answer are passed over, and what they have is computed.
+    pub fn overdue(&mut self, env: &mut Env<'_, '_>) {
+        let now = env.now();
+        if self.timer_ps.is_none_or(|t| t > now) {
+            return;
+        }
+        self.timer_ps = None;
+        let late: Vec<u64> = self
+            .fetching
+            .iter()
+            .filter(|(_, f)| f.due_ps <= now)
+            .map(|(r, _)| *r)
+            .collect();
+        let suspect_ps = ps_from_s(env.shared.serving.recovery.suspect_ms * 1e-3);
+        for request in late {
+            let f = self.fetching.remove(&request).expect("listed");
+            for &owner in &f.silent {
+                if self.suspects.insert(owner, now + suspect_ps).is_none() {
+                    env.tally.note(now, owner, NoteKind::Noticed);
+                }
+            }
+            let mut job = f.job;
+            job.cached_blocks = 0;
+            self.enqueue(job, env);
+        }
+        if let Some(due) = self.fetching.values().map(|f| f.due_ps).min() {
+            self.arm_overdue(due.max(now + 1), env);
+        }
+    }
+
+    pub(super) fn arm_overdue(&mut self, due_ps: Ps, env: &mut Env<'_, '_>) {
+        if self.timer_ps.is_none_or(|t| due_ps < t || t <= env.now()) {
+            self.timer_ps = Some(due_ps);
+            env.at(due_ps, Msg::Watch(Watch::Overdue));
+        }
+    }
+}
