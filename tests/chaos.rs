@@ -3,8 +3,7 @@
 
 use supernode::chaos::{Case, run, run_on_shards};
 
-/// Seeds that found a bug, each a promise since. Open: 70 (bytes of a step that was given up are accounted for twice),
-/// 204 (a group that restarts whole is not found again by one of its ranks), 311 (digests differ between shards).
+/// Seeds that found a bug, each a promise since. Open: 204 (a group that restarts whole is not found again by one of its ranks), 311 (digests differ between shards).
 const FOUND: [u64; 14] = [11, 12, 18, 27, 49, 90, 94, 98, 101, 102, 118, 122, 144, 298];
 
 #[test]

@@ -435,7 +435,8 @@ impl Board {
             return 0;
         }
         let units: u64 = (0..self.shape.ranks())
-            .filter(|&s| p.has(s))
+            // The row of a source that sent nothing here is of an earlier phase.
+            .filter(|&s| p.has(s) && p.senders.contains(&(s as u16)))
             .map(|s| {
                 lost_units(&self.shape, s, |i| {
                     let (block, first) = self.place(i);
