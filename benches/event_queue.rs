@@ -155,7 +155,10 @@ fn hold<Q: Events>(c: &mut Criterion, name: &str, delays: &[u64], pending: usize
 fn queues(c: &mut Criterion) {
     for (name, delays) in Delays::ALL {
         let delays = delays.draw();
-        for pending in [10, 1_000, 10_000, 100_000, 1_000_000] {
+        let quick = std::env::args().any(|a| a == "--quick" || a == "--test");
+        let most = if quick { 1_000 } else { 1_000_000 };
+        let sizes = [10, 1_000, 10_000, 100_000, 1_000_000];
+        for pending in sizes.into_iter().filter(|&n| n <= most) {
             hold::<HeapOfEvents>(c, name, &delays, pending);
             hold::<HeapOfKeys>(c, name, &delays, pending);
             hold::<Ladder>(c, name, &delays, pending);
