@@ -13,6 +13,7 @@ pub struct Row {
 }
 
 /// `cargo bench -- --quick`: just enough to see that everything runs.
+#[allow(dead_code, reason = "not every bench has a short form")]
 pub fn quick() -> bool {
     std::env::args().any(|a| a == "--quick" || a == "--test")
 }
