@@ -15,6 +15,9 @@ const SMALL: &[&str] = &[
     "prefill.instances=1",
     "--set",
     "prefill.npus_per_instance=8",
+    // Small batches need small buffers: the weights of so few dies leave little room.
+    "--set",
+    "prefill.batch_tokens_per_npu=1024",
     "--set",
     "prefill.redundant=0",
     "--set",

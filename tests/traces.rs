@@ -23,6 +23,8 @@ const SMALL: &[&str] = &[
     "machine=mini4",
     "prefill.instances=1",
     "prefill.npus_per_instance=8",
+    // Small batches need small buffers: the weights of so few dies leave little room.
+    "prefill.batch_tokens_per_npu=1024",
     "prefill.redundant=0",
     "prefill.shared_replicas=0",
     "decode.npus_per_instance=8",

@@ -18,6 +18,8 @@ fn launch(shards: u32, level: Fidelity) -> Supernode {
     let model = ModelSpec::builtin("deepseek-r1").expect("a built-in model");
     let mut serving = Serving::default();
     (serving.prefill.instances, serving.prefill.npus_per_instance) = (1, 8);
+    // Small batches need small buffers: the weights of so few dies leave little room.
+    serving.prefill.batch_tokens_per_npu = 1_024;
     (serving.decode.instances, serving.decode.npus_per_instance) = (1, 8);
     (serving.prefill.redundant, serving.prefill.shared_replicas) = (0, 0);
     (serving.experts.redundant, serving.experts.shared_replicas) = (0, 0);
