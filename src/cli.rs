@@ -2,6 +2,7 @@
 //! what they share, and turns how they end into one message and an exit code: 0 done, 1 the run failed,
 //! 2 the input is wrong, 130 stopped by Ctrl-C.
 
+mod audit;
 mod chaos;
 mod fault;
 mod fault_live;
@@ -56,6 +57,7 @@ enum Command {
     Run(run::Args),
     Sweep(sweep::Args),
     Fault(fault::Args),
+    Audit(audit::Args),
     Chaos(chaos::Args),
     Workload(workload::Args),
     Ops(ops::Args),
@@ -76,6 +78,7 @@ pub fn main() -> ExitCode {
     };
     let done = log_to_stderr().and_then(|()| match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Sweep(args) => sweep::run(&args),
         Command::Fault(args) => fault::run(&args),
         Command::Chaos(args) => chaos::run(&args),

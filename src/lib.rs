@@ -3,6 +3,7 @@
 //! This crate is what a person touches: the command line, scenario files, workloads and reports. The
 //! machine itself is in `supernode-actors`, its parts and wiring in `supernode-topology`.
 
+pub mod audit;
 pub mod chaos;
 pub mod cli;
 pub mod error;

@@ -131,6 +131,9 @@ pub struct PrefillReport {
     pub requests_per_batch: f64,
     /// Of the whole run, mean over the instances.
     pub busy_share: f64,
+    /// Dies that the experts of one instance are spread over, and experts on the fullest of them.
+    pub ep_degree: u32,
+    pub experts_per_die: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -143,6 +146,9 @@ pub struct DecodeReport {
     pub tokens: u64,
     pub steps: u64,
     pub step_ms: f64,
+    /// Dies that the experts of one instance are spread over, and experts on the fullest of them.
+    pub ep_degree: u32,
+    pub experts_per_die: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -379,6 +385,8 @@ fn prefill(p: &PoolStats, whole_ps: f64, tops: f64) -> PrefillReport {
         batches: p.steps,
         requests_per_batch: ratio(p.batch_sum as f64, p.steps as f64),
         busy_share: ratio(p.busy_ps as f64, whole_ps),
+        ep_degree: p.ep_degree,
+        experts_per_die: p.experts_per_die,
     }
 }
 
@@ -395,6 +403,8 @@ fn decode(p: &PoolStats, instances: u32, tops: f64) -> DecodeReport {
         tokens: p.tokens,
         steps: p.steps,
         step_ms: ratio(ms_from_ps(p.busy_ps), p.steps as f64),
+        ep_degree: p.ep_degree,
+        experts_per_die: p.experts_per_die,
     }
 }
 

@@ -14,7 +14,7 @@ use supernode_actors::launch::{
 use supernode_actors::model::ModelSpec;
 use supernode_actors::request::RequestRecord;
 use supernode_actors::runtime::KindProfile;
-use supernode_actors::time::{Ps, s_from_ps};
+use supernode_actors::time::{Ps, ps_from_s, s_from_ps};
 use supernode_actors::trace::TraceSpec;
 use supernode_topology::Machine;
 
@@ -31,6 +31,8 @@ pub struct Extras<'a> {
     pub recording: Option<Recording<'a>>,
     /// Measure the wall time of each kind of actor.
     pub profile: bool,
+    /// Stop at this virtual time.
+    pub until_s: Option<f64>,
 }
 
 /// What is recorded, and who takes it as the run goes.
@@ -194,6 +196,9 @@ impl Prepared {
         tracing::debug!(seconds = started.elapsed().as_secs_f64(), "launched");
         if let Some(recording) = &extras.recording {
             supernode.record(Some(recording.spec.clone()));
+        }
+        if let Some(until_s) = extras.until_s {
+            supernode.stop_at(ps_from_s(until_s));
         }
         if extras.profile {
             supernode.measure_profile();

@@ -15,7 +15,7 @@ use supernode_topology::Machine;
 
 use crate::error::{Error, Result};
 use crate::report::Report;
-use crate::run::Prepared;
+use crate::run::{Extras, Prepared};
 use crate::scenario::{Loader, Scenario};
 
 pub use axes::{Axis, POINTS_MAX, axes};
@@ -78,6 +78,7 @@ impl Grid {
             .map(|p| Job {
                 scenario: p.scenario.clone(),
                 machine: None,
+                until_s: None,
             })
             .collect()
     }
@@ -90,6 +91,8 @@ pub struct Job {
     pub scenario: std::result::Result<Scenario, String>,
     /// A machine to use instead of the one that the scenario names.
     pub machine: Option<Arc<Machine>>,
+    /// Stop at this virtual time, with the report so far.
+    pub until_s: Option<f64>,
 }
 
 impl From<Scenario> for Job {
@@ -97,6 +100,7 @@ impl From<Scenario> for Job {
         Self {
             scenario: Ok(scenario),
             machine: None,
+            until_s: None,
         }
     }
 }
@@ -224,9 +228,13 @@ fn run_one(job: &Job, stop: &AtomicBool, share: &AtomicU32) -> Outcome {
             Flow::Continue
         }
     };
-    match prepared.and_then(|p| p.run(1, &mut observe)) {
-        Ok(report) if report.partial => Outcome::Stopped,
-        Ok(report) => Outcome::Done(Box::new(report.stable())),
+    let extras = Extras {
+        until_s: job.until_s,
+        ..Extras::default()
+    };
+    match prepared.and_then(|p| p.run_with(1, extras, &mut observe)) {
+        Ok(_) if stop.load(Ordering::Relaxed) => Outcome::Stopped,
+        Ok(finished) => Outcome::Done(Box::new(finished.report.stable())),
         Err(e @ Error::User(_)) => Outcome::Refused(e.to_string()),
         Err(e) => Outcome::Broke(e.to_string()),
     }

@@ -14,7 +14,7 @@ fn run(sets: &[&str]) -> Report {
         "prefill.npus_per_instance=8",
         "prefill.redundant=0",
         "prefill.shared_replicas=16",
-        "prefill.batch_tokens_per_npu=4096",
+        "prefill.batch_tokens_per_npu=2048",
         "decode.npus_per_instance=8",
         "decode.max_batch_per_npu=8",
         "experts.redundant=0",

@@ -78,6 +78,8 @@ fn stats() -> (RunStats, Vec<Offered>) {
     };
     s.prefill = PoolStats {
         npus: 96,
+        ep_degree: 32,
+        experts_per_die: 10,
         tokens: 48_800,
         span_ps: 10_000 * MS,
         steps: 50,
@@ -86,6 +88,8 @@ fn stats() -> (RunStats, Vec<Offered>) {
     };
     s.decode = PoolStats {
         npus: 160,
+        ep_degree: 320,
+        experts_per_die: 1,
         tokens: 1_079,
         span_ps: 12_000 * MS,
         steps: 300,
@@ -372,6 +376,7 @@ fn help_texts() {
         &["schema"],
         &["sweep"],
         &["ops"],
+        &["audit"],
     ] {
         let args: Vec<&str> = command.iter().copied().chain(["--help"]).collect();
         texts.insert(command.join(" "), stdout_of(&args));

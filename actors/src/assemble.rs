@@ -246,6 +246,17 @@ pub fn stats(sim: &Simulation<World>, shared: &Shared, concurrency: Option<u32>)
     };
     s.prefill.npus = npus(&shared.layout.prefill);
     s.decode.npus = npus(&shared.layout.decode);
+    for (pool, groups, experts) in [
+        (
+            &mut s.prefill,
+            &shared.layout.prefill,
+            &shared.prefill_experts,
+        ),
+        (&mut s.decode, &shared.layout.decode, &shared.decode_experts),
+    ] {
+        pool.ep_degree = groups.first().map_or(0, |g| g.ranks());
+        pool.experts_per_die = experts.as_ref().map_or(0, |e| e.most_on_a_rank());
+    }
     let (mut p_steady, mut d_steady) = ((0u64, 0 as Ps), (0u64, 0 as Ps));
     let add = |sum: &mut (u64, Ps), (tokens, ps): (u64, Ps)| {
         *sum = (sum.0 + tokens, sum.1 + ps);

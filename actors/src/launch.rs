@@ -134,6 +134,7 @@ pub struct Supernode {
     concurrency: Option<u32>,
     merge: Merge,
     faults: Vec<Fault>,
+    until_ps: Option<Ps>,
 }
 
 impl Supernode {
@@ -264,6 +265,7 @@ impl Supernode {
             concurrency: load.concurrency,
             merge: Merge::default(),
             faults: Vec::new(),
+            until_ps: None,
         })
     }
 
@@ -367,6 +369,11 @@ impl Supernode {
         }
     }
 
+    /// Runs end at this time, as if stopped just then: what has happened by then does not depend on the computer.
+    pub fn stop_at(&mut self, at_ps: Ps) {
+        self.until_ps = Some(at_ps);
+    }
+
     /// Measures the wall time of each kind of actor from now on.
     pub fn measure_profile(&mut self) {
         self.sim.measure_profile();
@@ -393,7 +400,7 @@ impl Supernode {
         let ended = self
             .sim
             .run_with(
-                None,
+                self.until_ps,
                 Duration::from_millis(100),
                 &mut |s| {
                     let p = Progress {

@@ -228,6 +228,9 @@ pub struct CacheCounts {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolStats {
     pub npus: u32,
+    /// Dies that the experts of one instance are spread over, and experts on the fullest of them.
+    pub ep_degree: u32,
+    pub experts_per_die: u32,
     /// Prompt tokens computed (prefill) or output tokens made (decode) inside `span_ps`.
     pub tokens: u64,
     /// Time over which `tokens` is a throughput: the steady part of a closed loop, or the whole run.

@@ -123,7 +123,9 @@ fn unknown(known: &Value, key: &str) -> String {
             let tail = k.rsplit('.').next().unwrap_or(k);
             let whole = strsim::damerau_levenshtein(key, k);
             // The right name without its section.
-            (whole.min(strsim::damerau_levenshtein(key, tail) + 1), k)
+            // And one that was not typed to its end.
+            let distance = if k.starts_with(key) { 1 } else { whole };
+            (distance.min(strsim::damerau_levenshtein(key, tail) + 1), k)
         })
         .filter(|(distance, _)| *distance <= DISTANCE_MAX.min(key.len() / 2))
         .collect();

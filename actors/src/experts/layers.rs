@@ -39,6 +39,15 @@ pub fn of_layer<T>(entries: &[T], layer: u32) -> &T {
 }
 
 impl ExpertLayers {
+    /// Experts on the fullest rank of any layer.
+    pub fn most_on_a_rank(&self) -> u32 {
+        self.plans
+            .iter()
+            .map(Plan::most_on_a_rank)
+            .max()
+            .unwrap_or(0)
+    }
+
     pub fn at(&self, layer: u32) -> (&Plan, &Routing) {
         (
             of_layer(&self.plans, layer),

@@ -343,6 +343,12 @@ impl Plan {
             .filter(|u| **u != SlotUse::Empty)
             .count()
     }
+
+    /// Experts on the fullest rank.
+    pub fn most_on_a_rank(&self) -> u32 {
+        let ranks = self.uses.len() as u32 / self.slots_per_rank;
+        (0..ranks).map(|r| self.held_by(r)).max().unwrap_or(0) as u32
+    }
 }
 
 /// The slot of a copy that can be done without: of the routed expert with the most copies (the first of those), or of

@@ -1,0 +1,272 @@
+//! `supernode audit` at reduced size: verdicts, what they say, and how the command ends.
+
+mod common;
+
+use common::{command, file, refused, stdout_of, text};
+use serde_json::Value;
+use tempfile::{TempDir, tempdir};
+
+/// Four nodes, decode only, over in a fraction of a second.
+const SMALL: &str = "
+machine = \"mini4\"
+[prefill]
+instances = 1
+npus_per_instance = 8
+redundant = 0
+shared_replicas = 16
+[decode]
+npus_per_instance = 8
+max_batch_per_npu = 8
+[experts]
+redundant = 0
+shared_replicas = 16
+balance = \"perfect\"
+[workload]
+kind = \"closed\"
+phase = \"decode\"
+prompt_tokens = 256
+output_tokens = 40
+concurrency_per_npu = 4
+";
+
+/// A throughput that is claimed to be `published`, and claims of the other kinds.
+fn claims(published: f64) -> String {
+    format!(
+        "tolerance = 0.05
+[[claim]]
+name = \"throughput\"
+says = \"decode throughput\"
+source = \"made up\"
+unit = \"tokens/s per NPU\"
+published = {published}
+scenario = \"small.toml\"
+figure = \"decode.tokens_per_s_per_npu\"
+[[claim]]
+name = \"tpot\"
+says = \"time per output token\"
+source = \"made up\"
+unit = \"ms\"
+at_most = 1000
+scenario = \"small.toml\"
+figure = \"tpot_ms.mean\"
+[[claim]]
+name = \"within\"
+says = \"the most that keeps a limit that all keep\"
+source = \"made up\"
+published = {published}
+scenario = \"small.toml\"
+figure = \"decode.tokens_per_s_per_npu\"
+axis = \"workload.concurrency_per_npu=2,4\"
+where = \"tpot_ms.mean<1000\"
+[[claim]]
+name = \"degree\"
+says = \"sixteen dies, 17 experts on each\"
+source = \"made up\"
+scenario = \"small.toml\"
+[[claim.exactly]]
+figure = \"decode.ep_degree\"
+is = 16
+[[claim.exactly]]
+figure = \"decode.experts_per_die\"
+is = 17
+[[claim]]
+name = \"scales\"
+says = \"two instances do twice as much\"
+source = \"made up\"
+[[claim.scales]]
+scenario = \"small.toml\"
+axis = \"decode.instances=1,2\"
+same = [\"decode.tokens_per_s_per_npu\"]
+proportional = [\"decode.npus\"]
+[[claim]]
+name = \"open\"
+says = \"something else\"
+source = \"made up\"
+open = \"nobody knows how\"
+[[examined]]
+scenario = \"small.toml\"
+figure = \"decode.tokens_per_s_per_npu\"
+until_s = 0.4
+[[resource]]
+name = \"cube cores\"
+machine = [\"die.int8_tops\", \"die.bf16_tflops\"]
+[[resource]]
+name = \"HBM\"
+machine = [\"die.hbm_gb_per_s\"]
+[[resource]]
+name = \"fixed times\"
+operators = [\"*_us\", \"*_ns\"]
+"
+    )
+}
+
+fn audited(published: f64) -> (TempDir, String) {
+    let dir = tempdir().unwrap();
+    file(&dir, "small.toml", SMALL);
+    let path = file(&dir, "claims.toml", claims(published));
+    (dir, path)
+}
+
+/// What the small scenario does.
+fn throughput() -> f64 {
+    let dir = tempdir().unwrap();
+    let scenario = file(&dir, "small.toml", SMALL);
+    let json: Value = serde_json::from_str(&stdout_of(&["run", &scenario, "--json", "-"])).unwrap();
+    json["decode"]["tokens_per_s_per_npu"].as_f64().unwrap()
+}
+
+fn json_of(args: &[&str]) -> Value {
+    let args = [&["audit"][..], args, &["--json", "-"]].concat();
+    serde_json::from_str(&stdout_of(&args)).expect("JSON alone on standard output")
+}
+
+fn row<'a>(audit: &'a Value, claim: &str) -> &'a Value {
+    let rows = audit["claims"].as_array().unwrap();
+    rows.iter().find(|r| r["claim"] == claim).unwrap()
+}
+
+#[test]
+fn claims_that_come_out_hold() {
+    let made = throughput();
+    let (_dir, path) = audited(made * 1.04);
+    let audit = json_of(&["--file", &path, "--brief"]);
+    for claim in ["throughput", "tpot", "within", "degree", "scales"] {
+        assert_eq!(row(&audit, claim)["verdict"], "holds", "{audit:#}");
+    }
+    let r = row(&audit, "throughput");
+    assert_eq!(r["came_out"], made);
+    assert!((r["difference"].as_f64().unwrap() - (1.0 / 1.04 - 1.0)).abs() < 1e-9);
+    assert_eq!(row(&audit, "open")["verdict"], "open");
+    assert_eq!(row(&audit, "open")["why"], "nobody knows how");
+    // The best point is the larger batch, and it is said which that was.
+    let within = row(&audit, "within")["why"].as_str().unwrap();
+    assert!(
+        within.contains("workload.concurrency_per_npu = 4"),
+        "{within}"
+    );
+    assert_eq!(audit["examined"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn a_claim_that_does_not_come_out_fails_the_audit() {
+    let (_dir, path) = audited(throughput() * 1.06);
+    let out = command()
+        .args(["audit", "--file", &path, "--brief"])
+        .output()
+        .unwrap();
+    let said = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("2 of 6 claims do not hold: throughput, within"),
+        "{said}"
+    );
+    let table = text(&out.stdout);
+    assert_eq!(table.matches("FAILS").count(), 2, "{table}");
+    assert!(table.contains("-5.7%"), "{table}");
+    // Alone, the others do.
+    stdout_of(&["audit", "tpot", "degree", "--file", &path, "--brief"]);
+}
+
+#[test]
+fn an_examined_claim_says_what_bounds_it_and_what_would_turn_it() {
+    let made = throughput();
+    // Just outside the tolerance: a little more throughput and it would hold.
+    let (_dir, path) = audited(made * 1.055);
+    let out = command()
+        .args(["audit", "throughput", "--file", &path, "--json", "-"])
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), Some(1), "{}", text(&out.stderr));
+    assert!(!out.stdout.is_empty(), "{}", text(&out.stderr));
+    let audit: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let turned = row(&audit, "throughput")["turned_by"].as_array().unwrap();
+    // Kernels of a microsecond or two, a few hundred a step: their overhead counts.
+    let overhead = "operators.overhead.operator_us";
+    assert!(turned.contains(&overhead.into()), "{turned:?}");
+    let examined = &audit["examined"][0];
+    let share = |resource: &str| {
+        let all = examined["bounds"].as_array().unwrap();
+        let found = all.iter().find(|b| b["resource"] == resource).unwrap();
+        found["share"].as_f64().unwrap()
+    };
+    assert!(share("HBM") > 0.5, "{examined:#}");
+    let sum = share("HBM") + share("cube cores") + share("fixed times");
+    assert!((0.7..1.1).contains(&sum), "{sum}");
+    let of_limit = examined["of_limit"].as_f64().unwrap();
+    assert!((0.3..1.0).contains(&of_limit), "{of_limit}");
+    let moves = examined["moves"].as_array().unwrap();
+    let operator_us = moves.iter().find(|m| m["key"] == overhead).unwrap();
+    let by = |way: &str| operator_us[way].as_f64().unwrap();
+    assert!(by("less") > 0.0 && by("more") < 0.0, "{operator_us:#}");
+    assert!(!operator_us["why_assumed"].as_str().unwrap().is_empty());
+    // Every assumed figure is there, those that move nothing too.
+    assert!(moves.len() > 20, "{}", moves.len());
+    assert_eq!(moves.last().unwrap()["less"], Value::Null);
+}
+
+#[test]
+fn what_is_set_holds_for_all_scenarios() {
+    let made = throughput();
+    let (_dir, path) = audited(made);
+    let audit = json_of(&[
+        "tpot",
+        "degree",
+        "--file",
+        &path,
+        "--brief",
+        "--set",
+        "decode.mtp_tokens=0",
+    ]);
+    let with = json_of(&["tpot", "--file", &path, "--brief"]);
+    let tpot = |a: &Value| row(a, "tpot")["came_out"].as_f64().unwrap();
+    assert!(tpot(&audit) > 1.3 * tpot(&with));
+}
+
+#[test]
+fn bad_input_is_refused_with_the_reason() {
+    let dir = tempdir().unwrap();
+    let claims = |text: &str| file(&dir, "c.toml", text);
+    refused(
+        &["audit", "decode-thruput"],
+        &["unknown claim", "did you mean decode-throughput?"],
+    );
+    refused(&["audit", "--file", "nowhere.toml"], &["nowhere.toml"]);
+    refused(&["audit", "--set", "decode.max=1"], &["unknown key"]);
+    refused(
+        &["audit", "--json", "/nowhere/a.json"],
+        &["there is no directory /nowhere"],
+    );
+    let bad = claims("tolerance = 0.1\nclaim = 3\n");
+    refused(&["audit", "--file", &bad], &["c.toml:2: "]);
+    let head = "tolerance = 0.1\n[[claim]]\nname = \"x\"\nsays = \"\"\nsource = \"\"\n";
+    let bad = claims(head);
+    refused(
+        &["audit", "--file", &bad],
+        &["claim x: expected one of figure, exactly, scales, open"],
+    );
+    let figure = "published = 1\nfigure = \"decode.steps\"\n";
+    let bad = claims(&format!("{head}{figure}"));
+    refused(&["audit", "--file", &bad], &["claim x: expected scenario"]);
+    let bad = claims(&format!("{head}{figure}scenario = \"none.toml\"\n"));
+    refused(&["audit", "--file", &bad], &["none.toml"]);
+}
+
+#[test]
+fn the_built_in_claims_and_their_scenarios_can_be_read() {
+    let claims = supernode::audit::Claims::builtin().unwrap();
+    assert!((claims.tolerance - 0.05).abs() < 1e-12);
+    for claim in [
+        "prefill-throughput",
+        "prefill-efficiency",
+        "decode-throughput",
+        "decode-tpot",
+        "decode-efficiency",
+        "decode-15ms",
+        "ep320",
+        "scale-independently",
+        "int8-accuracy",
+        "against-nvidia",
+    ] {
+        assert!(claims.claims.iter().any(|c| c.name == claim), "{claim}");
+    }
+}
