@@ -1,4 +1,4 @@
-//! How popular each expert of a layer is: drawn from a law that was fitted to a production placement map.
+//! How popular each expert of a layer is: drawn from a law that was fitted to production placement maps.
 
 use std::sync::LazyLock;
 
@@ -18,8 +18,10 @@ pub struct ExpertFigures {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PopularityFigures {
-    /// Standard deviation of ln(load) over the experts of a layer.
+    /// Standard deviation of ln(load) over the experts of a layer: the default.
     pub skew: f64,
+    /// The same, as fitted to each production map: the least and the most skewed.
+    pub skew_of_maps: [f64; 2],
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -74,18 +76,18 @@ mod tests {
     use super::*;
     use crate::experts::replicate;
 
-    /// Experts by number of copies (1, 2, 3, …) in the production map that `specs/experts.toml` names: 58 layers of
+    /// Experts by number of copies (1, 2, 3, …) in the more skewed map that `specs/experts.toml` names: 58 layers of
     /// 256 experts, 64 redundant copies a layer.
     const COPIES_IN_PRODUCTION: [u32; 12] = [12_507, 1_555, 509, 131, 65, 40, 21, 7, 8, 4, 0, 1];
     const LAYERS: u32 = 58;
 
-    /// Share of experts with 1, 2, 3, … copies when EPLB gives away 64 a layer, over many layers.
-    fn copies(skew: f64) -> [f64; 16] {
+    /// Share of experts with 1, 2, 3, … copies when EPLB gives away `extra` a layer, over many layers.
+    fn copies(skew: f64, extra: usize) -> [f64; 16] {
         let layers = 20 * LAYERS;
         let mut share = [0.0; 16];
         for layer in 0..layers {
             let load = popularity(256, skew, &mut Rng::new(4, u64::from(layer)));
-            for n in replicate(&load, 64) {
+            for n in replicate(&load, extra) {
                 share[(n as usize - 1).min(15)] += 1.0 / f64::from(layers * 256);
             }
         }
@@ -100,9 +102,9 @@ mod tests {
     }
 
     #[test]
-    fn the_default_skew_gives_experts_the_copies_they_have_in_production() {
-        let skew = ExpertFigures::builtin().popularity.skew;
-        let share = copies(skew);
+    fn the_larger_skew_gives_experts_the_copies_they_have_in_production() {
+        let [_, skew] = ExpertFigures::builtin().popularity.skew_of_maps;
+        let share = copies(skew, 64);
         let all: u32 = COPIES_IN_PRODUCTION.iter().sum();
         assert_eq!(all, LAYERS * 256);
         let real = |n: &[u32]| f64::from(n.iter().sum::<u32>()) / f64::from(all);
@@ -124,13 +126,29 @@ mod tests {
     }
 
     #[test]
-    fn the_default_skew_is_the_most_likely_one() {
-        let skew = ExpertFigures::builtin().popularity.skew;
-        let at = likelihood(&copies(skew));
+    fn the_larger_skew_is_the_most_likely_one() {
+        let [_, skew] = ExpertFigures::builtin().popularity.skew_of_maps;
+        let at = likelihood(&copies(skew, 64));
         for off in [-0.1, 0.1] {
-            let there = likelihood(&copies(skew + off));
+            let there = likelihood(&copies(skew + off, 64));
             assert!(there < at, "{}: {there} against {at}", skew + off);
         }
+    }
+
+    /// The less skewed map has ten layers of 256 experts with 32 copies to give away, and no expert with three.
+    #[test]
+    fn the_smaller_skew_is_about_the_largest_that_leaves_no_expert_three_copies() {
+        let [skew, _] = ExpertFigures::builtin().popularity.skew_of_maps;
+        let in_ten_layers = |skew: f64| 10.0 * 256.0 * copies(skew, 32)[2..].iter().sum::<f64>();
+        assert!(in_ten_layers(skew) < 0.7, "{}", in_ten_layers(skew));
+        assert!(in_ten_layers(skew + 0.1) > 3.0);
+    }
+
+    #[test]
+    fn the_default_skew_lies_between_those_of_the_maps() {
+        let p = &ExpertFigures::builtin().popularity;
+        let [low, high] = p.skew_of_maps;
+        assert!((p.skew - (low * high).sqrt()).abs() < 0.005);
     }
 
     #[test]
