@@ -20,6 +20,7 @@ fn report(more: &[&str]) -> serde_json::Value {
         "--set=workload.output_tokens=40",
         "--set=fidelity.level=message",
         "--set=workload.requests=512",
+        "--set=experts.skew=1.07",
     ];
     // The last of two values for one key counts.
     args.extend(more);

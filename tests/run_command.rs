@@ -101,7 +101,7 @@ fn a_machine_of_one_node_runs_without_being_told_how_many_threads() {
     let scenario = file(
         &dir,
         "s.toml",
-        "machine = \"one.toml\"\n[prefill]\ninstances = 1\nnpus_per_instance = 8\n\
+        "machine = \"one.toml\"\n[prefill]\ninstances = 1\nnpus_per_instance = 8\nbatch_tokens_per_npu = 1024\n\
          redundant = 0\nshared_replicas = 0\n\
          [workload]\nkind = \"open\"\nrate_per_s = 9.0\nprompt_tokens = 300\n\
          phase = \"prefill\"\n",

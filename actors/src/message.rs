@@ -513,8 +513,8 @@ impl Msg {
                 s.id,
                 (u64::from(s.prompt_tokens) << 32) | u64::from(s.output_tokens),
             ),
-            Msg::Cancel { request } => m(61, *request, 0),
-            Msg::Cancelled { request } => m(62, *request, 0),
+            Msg::Cancel { request } => m(69, *request, 0),
+            Msg::Cancelled { request } => m(70, *request, 0),
             Msg::Inbound(i) => m(33, i.bytes ^ i.tail_ps.rotate_left(32), i.then.digest()),
         }
     }

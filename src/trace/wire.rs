@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(inner[1].1.bytes(), [7; 200]);
         for cut in 1..out.0.len() {
             let last = Fields(&out.0[..cut]).last();
-            let whole = [2, out.0.len() - 3].contains(&cut);
+            let whole = [3, out.0.len() - 3].contains(&cut);
             assert_eq!(last == Some(Err(Broken)), !whole, "{cut}");
         }
     }
