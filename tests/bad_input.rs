@@ -453,6 +453,8 @@ fn wrong_options_are_usage_errors() {
         assert!(out.stdout.is_empty() && !out.stderr.is_empty(), "{args:?}");
         assert!(!text(&out.stderr).contains("panicked"), "{args:?}");
     }
+    let negative = supernode(&["run", "--seed", "-1"]);
+    assert!(text(&negative.stderr).contains("invalid value '-1' for '--seed"));
     refused(
         &["run", "--json", "nowhere/r.json"],
         &["--json nowhere/r.json", "no directory nowhere"],

@@ -10,7 +10,7 @@ use crate::compute::{DecodeTimes, DiePeaks, PrefillTimes, Roofline};
 use crate::config::{Fidelity, Number, Serving};
 use crate::die::Part;
 use crate::experts::{Drift, ExpertFigures, ExpertLayers, ExpertSetup, ExpertTables, start_loads};
-use crate::fabric::{Direction, Paths};
+use crate::fabric::{Border, Crossed, Direction, Fabric, Paths};
 use crate::launch::{Launch, Phase};
 use crate::layout::{Group, Layout, mix};
 use crate::limits;
@@ -474,18 +474,14 @@ fn links(worlds: &[World], shared: &Shared) -> Vec<LinkClassStats> {
     };
     let per_byte_ps = 1e3 / m.spec.ub.uplink_gb_per_s;
     for node in 0..m.node_count() as usize {
-        for bytes in [
-            worlds
-                .iter()
-                .map(|w| w.fabric.node_up_bytes[node])
-                .sum::<u64>(),
-            worlds
-                .iter()
-                .map(|w| w.fabric.node_down_bytes[node])
-                .sum::<u64>(),
-        ] {
+        let Border {
+            up: out,
+            down: into,
+        } = Fabric::border(worlds.iter().map(|w| &w.fabric), node);
+        for Crossed { bytes, messages } in [out, into] {
             let busy = (bytes as f64 / f64::from(per_node) * per_byte_ps) as Ps;
             up.bytes += bytes;
+            up.messages += messages * u64::from(planes);
             up.busy_ps_sum += u128::from(busy) * u128::from(per_node);
             up.busy_ps_max = up.busy_ps_max.max(busy);
         }

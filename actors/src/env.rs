@@ -201,7 +201,7 @@ impl Env<'_, '_> {
         if plane == Plane::Ub {
             let (a, b) = (self.shared.node_of(me), self.shared.node_of(to));
             if a != b {
-                self.fabric.node_up_bytes[a as usize] += bytes;
+                self.fabric.borders[a as usize].up.add(bytes, 1);
             }
         }
         let port = self.port(me, plane);
@@ -260,7 +260,7 @@ impl Env<'_, '_> {
         if plane == Plane::Ub {
             let (a, b) = (self.shared.node_of(from), self.shared.node_of(me));
             if a != b {
-                self.fabric.node_down_bytes[b as usize] += bytes;
+                self.fabric.borders[b as usize].down.add(bytes, 1);
             }
             self.serve_board_until_now(me);
         }

@@ -3,7 +3,7 @@
 
 use supernode_topology::{ActorId, Machine};
 
-use crate::fabric::Direction;
+use crate::fabric::{Border, Direction, Fabric};
 use crate::layout::Role;
 use crate::meter::{Meter, StageSum};
 use crate::stats::ActorHist;
@@ -80,11 +80,10 @@ fn is_uplink(m: &Machine, id: ActorId) -> bool {
 
 /// L1-L2 links pass traffic on without queueing, so all that is known of them is what crossed their node's border.
 fn uplinks(both: &mut [ActorFigures], worlds: &[World], m: &Machine, node: usize, per_node: u32) {
-    let sum = |of: fn(&World) -> &Vec<u64>| worlds.iter().map(|w| of(w)[node]).sum::<u64>();
-    let up = sum(|w| &w.fabric.node_up_bytes);
-    let down = sum(|w| &w.fabric.node_down_bytes);
-    for (f, bytes) in both.iter_mut().zip([up, down]) {
-        f.bytes = bytes / u64::from(per_node);
+    let Border { up, down } = Fabric::border(worlds.iter().map(|w| &w.fabric), node);
+    for (f, crossed) in both.iter_mut().zip([up, down]) {
+        f.messages = crossed.messages / u64::from(m.l2_chips_per_plane());
+        f.bytes = crossed.bytes / u64::from(per_node);
         f.busy_ps = (f.bytes as f64 * 1e3 / m.spec.ub.uplink_gb_per_s) as Ps;
     }
 }

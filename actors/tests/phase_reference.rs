@@ -326,7 +326,7 @@ fn compare(case: &Case) -> Result<(), TestCaseError> {
                 };
                 let mut cells = vec![7; units.len()];
                 let shape = boards[0].shape();
-                sender.lay_out(shape, source, &costs, &units, &mut cells, |_, _| ());
+                sender.lay_out(shape, source, &costs, &units, &mut cells, |_, _, _| ());
                 senders[source] = (sender.lane_free_ps, sender.sio_free_ps);
                 let busy = plain.up[source].busy_ps;
                 let message = Message {

@@ -83,7 +83,7 @@ impl Ranks {
             &self.costs,
             &self.units,
             &mut cells,
-            |_, _| (),
+            |_, _, _| (),
         );
         self.up_free_ps[rank] = (sender.lane_free_ps, sender.sio_free_ps);
         self.messages += sender.messages;

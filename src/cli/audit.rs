@@ -46,7 +46,7 @@ pub struct Args {
     json: Option<PathBuf>,
 
     /// Runs at a time, each on one thread [default: one per core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(allow_negative_numbers = true, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     jobs: Option<u32>,
 
     /// No progress bar and no table

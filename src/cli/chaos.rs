@@ -19,19 +19,29 @@ with a reason; its tokens arrive in order, none twice, none missing; slots and m
 delivered or accounted as lost; it ends; and (--shards) the same digest on one, two and four shards.")]
 pub struct Args {
     /// So many seeds
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(
+        allow_negative_numbers = true,
+        long,
+        value_name = "N",
+        default_value_t = 100
+    )]
     seeds: u64,
 
     /// The first of them
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(
+        allow_negative_numbers = true,
+        long,
+        value_name = "N",
+        default_value_t = 0
+    )]
     from: u64,
 
     /// Replay this seed only, and shrink its plan if it fails
-    #[arg(long, value_name = "N", conflicts_with_all = ["seeds", "from", "duration_s"])]
+    #[arg(allow_negative_numbers = true, long, value_name = "N", conflicts_with_all = ["seeds", "from", "duration_s"])]
     seed: Option<u64>,
 
     /// As many seeds as so much wall time holds
-    #[arg(long = "for", value_name = "TIME", value_parser = crate::scenario::duration_s, conflicts_with = "seeds")]
+    #[arg(allow_negative_numbers = true, long = "for", value_name = "TIME", value_parser = crate::scenario::duration_s, conflicts_with = "seeds")]
     duration_s: Option<f64>,
 
     /// Compare digests on one, two and four shards

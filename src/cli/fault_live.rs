@@ -17,11 +17,11 @@ pub struct Strike {
     value: Vec<String>,
 
     /// How long, such as 10s; until cleared without it
-    #[arg(long = "for", value_name = "TIME")]
+    #[arg(allow_negative_numbers = true, long = "for", value_name = "TIME")]
     lasts: Option<String>,
 
     /// How long from now, such as 2s
-    #[arg(long = "in", value_name = "TIME")]
+    #[arg(allow_negative_numbers = true, long = "in", value_name = "TIME")]
     after: Option<String>,
 
     #[command(flatten)]

@@ -25,11 +25,11 @@ pub struct Args {
     scenario: ScenarioArgs,
 
     /// Dies in expert parallelism, for dispatch and combine
-    #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = Phases::default().ep)]
+    #[arg(allow_negative_numbers = true, long, value_name = "N,...", value_delimiter = ',', default_values_t = Phases::default().ep)]
     ep: Vec<u32>,
 
     /// Tokens on each die, for dispatch and combine
-    #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = Phases::default().tokens,
+    #[arg(allow_negative_numbers = true, long, value_name = "N,...", value_delimiter = ',', default_values_t = Phases::default().tokens,
           value_parser = clap::value_parser!(u32).range(1..=8_192))]
     tokens: Vec<u32>,
 

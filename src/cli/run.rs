@@ -43,7 +43,7 @@ pub struct Args {
     faults: Vec<String>,
 
     /// Threads that share the machine; results do not depend on it [default: one per core, at most 2]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(allow_negative_numbers = true, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     shards: Option<u32>,
 
     /// Write the report as JSON to this file ("-": to standard output, instead of the table)

@@ -21,19 +21,19 @@ pub struct ScenarioArgs {
     pub workload: Option<PathBuf>,
 
     /// Superpose so many phase-shifted copies of the trace, each with its own KV blocks
-    #[arg(long, value_name = "N")]
+    #[arg(allow_negative_numbers = true, long, value_name = "N")]
     pub copies: Option<u32>,
 
     /// Play the trace so many times as fast, such as 2x
-    #[arg(long, value_name = "FACTOR", value_parser = speed_factor)]
+    #[arg(allow_negative_numbers = true, long, value_name = "FACTOR", value_parser = speed_factor)]
     pub speed: Option<f64>,
 
     /// At most so many requests
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=i64::MAX as u64))]
+    #[arg(allow_negative_numbers = true, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=i64::MAX as u64))]
     pub requests: Option<u64>,
 
     /// Requests of the first so much virtual time, such as 60s
-    #[arg(long = "for", value_name = "TIME", value_parser = duration_s)]
+    #[arg(allow_negative_numbers = true, long = "for", value_name = "TIME", value_parser = duration_s)]
     pub duration_s: Option<f64>,
 
     /// Route every activation message, or draw most decode steps from steps that were
@@ -41,7 +41,7 @@ pub struct ScenarioArgs {
     pub fidelity: Option<String>,
 
     /// Seed of every random draw
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=i64::MAX as u64))]
+    #[arg(allow_negative_numbers = true, long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=i64::MAX as u64))]
     pub seed: Option<u64>,
 }
 

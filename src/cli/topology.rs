@@ -88,7 +88,7 @@ enum Command {
         #[arg(value_name = "B")]
         to: String,
         /// Sizes of the copies
-        #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=MOST_BYTES),
+        #[arg(allow_negative_numbers = true, long, value_name = "N,...", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=MOST_BYTES),
               default_values_t = [512, 4_096, 65_536, 1 << 20, 16 << 20, 256 << 20])]
         bytes: Vec<u64>,
         #[command(flatten)]

@@ -21,16 +21,16 @@ pub struct TraceArgs {
     trace_match: Option<String>,
 
     /// Spans in this stretch of virtual time, and requests that arrive in it, such as 2s..2.2s
-    #[arg(long, value_name = "FROM..TO", value_parser = window)]
+    #[arg(allow_negative_numbers = true, long, value_name = "FROM..TO", value_parser = window)]
     trace_window: Option<(Ps, Ps)>,
 
     /// Share of the requests that are followed, such as 1% [default: 100% with --trace, 1% with --out alone]
-    #[arg(long, value_name = "SHARE", value_parser = share)]
+    #[arg(allow_negative_numbers = true, long, value_name = "SHARE", value_parser = share)]
     trace_requests: Option<f64>,
 
     /// Stop writing spans of actors when the file has this size, such as 500MB; requests are followed to their end
     /// [default: 1GB with --trace, 64MB with --out alone]
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(allow_negative_numbers = true, long, value_name = "SIZE", value_parser = size)]
     trace_limit: Option<u64>,
 }
 

@@ -33,7 +33,12 @@ pub struct Args {
     scenario: ScenarioArgs,
 
     /// Virtual seconds in a second on the wall: 1, 0.1, … or max
-    #[arg(long, value_name = "FACTOR", default_value = "1")]
+    #[arg(
+        allow_negative_numbers = true,
+        long,
+        value_name = "FACTOR",
+        default_value = "1"
+    )]
     pace: Pace,
 
     /// Address and port to listen on
@@ -54,7 +59,7 @@ pub struct Args {
     load: bool,
 
     /// Requests in the machine at once; more are answered with 429 [default: twice the decode slots]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    #[arg(allow_negative_numbers = true, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     max_requests: Option<u64>,
 
     /// Keep what arrives as a trace that `supernode run --workload` plays again
@@ -62,7 +67,7 @@ pub struct Args {
     record: Option<PathBuf>,
 
     /// Threads that share the machine [default: one per core, at most 2]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(allow_negative_numbers = true, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     shards: Option<u32>,
 
     /// Write the report as JSON to this file at the end ("-": to standard output, instead of the table)

@@ -42,7 +42,12 @@ struct DescribeArgs {
     json: bool,
 
     /// Seed of what is drawn (ServeGen)
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(
+        allow_negative_numbers = true,
+        long,
+        default_value_t = 1,
+        value_name = "N"
+    )]
     seed: u64,
 }
 
@@ -60,15 +65,20 @@ struct GenerateArgs {
     kind: Profile,
 
     /// Equal seeds give equal traces
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(
+        allow_negative_numbers = true,
+        long,
+        default_value_t = 1,
+        value_name = "N"
+    )]
     seed: u64,
 
     /// How many requests
-    #[arg(long, default_value_t = 3_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=50_000_000))]
+    #[arg(allow_negative_numbers = true, long, default_value_t = 3_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=50_000_000))]
     requests: u64,
 
     /// Requests per second
-    #[arg(long, default_value_t = 30.0, value_name = "RATE", value_parser = rate)]
+    #[arg(allow_negative_numbers = true, long, default_value_t = 30.0, value_name = "RATE", value_parser = rate)]
     rate: f64,
 
     /// Where to; .gz packs it [default: standard output]

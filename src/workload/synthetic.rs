@@ -17,6 +17,9 @@ const ARRIVALS: u64 = 0x5359_0001;
 const PROMPTS: u64 = 0x5359_0002;
 const OUTPUTS: u64 = 0x5359_0003;
 
+/// More requests at once than this would overflow the mailbox of whoever hears of all of them.
+const PLACES_MOST: f64 = 1_000_000.0;
+
 /// The requests in the machine at any time of a closed loop.
 pub fn concurrency(scenario: &Scenario) -> Result<u32> {
     let spec = &scenario.workload;
@@ -26,9 +29,9 @@ pub fn concurrency(scenario: &Scenario) -> Result<u32> {
     };
     let per_npu = spec.concurrency_per_npu.unwrap_or(0.0);
     let places = (per_npu * f64::from(npus)).round();
-    if !(1.0..=10_000_000.0).contains(&places) {
+    if !(1.0..=PLACES_MOST).contains(&places) {
         return Err(Error::user(format!(
-            "workload.concurrency_per_npu = {per_npu}: makes {places} requests on {npus} NPUs, expected 1 to 10000000"
+            "workload.concurrency_per_npu = {per_npu}: makes {places} requests on {npus} NPUs, expected 1 to {PLACES_MOST}"
         )));
     }
     Ok(places as u32)

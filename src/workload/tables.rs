@@ -2,6 +2,8 @@
 //! BurstGPT (`Timestamp`, …, `Request tokens`, `Response tokens`, …, Wang et al., 2024). Columns are found by
 //! their name, so that editions with more of them read as well.
 
+use time::{Date, Month, UtcDateTime};
+
 use super::lines::{Lines, excerpt};
 use super::{Row, Trace};
 use crate::error::{Error, Result};
@@ -130,27 +132,22 @@ fn seconds(field: &str) -> Option<f64> {
 fn wall_time_s(field: &str) -> Option<f64> {
     let field = unquoted(field);
     let (date, time) = field.split_at_checked(10)?;
-    let time = time.strip_prefix([' ', 'T'])?;
-    let time = time.split(['Z', '+']).next()?;
+    let time_of_day = time.strip_prefix([' ', 'T'])?.split(['Z', '+']).next()?;
     let mut parts = date.split('-');
-    let year: i64 = parts.next()?.parse().ok()?;
-    let month: i64 = parts.next()?.parse().ok()?;
-    let day: i64 = parts.next()?.parse().ok()?;
-    let mut clock = time.split(':');
+    let year: i32 = parts.next()?.parse().ok()?;
+    let month: u8 = parts.next()?.parse().ok()?;
+    let day: u8 = parts.next()?.parse().ok()?;
+    let mut clock = time_of_day.split(':');
     let hour: u32 = clock.next()?.parse().ok()?;
     let minute: u32 = clock.next()?.parse().ok()?;
     let second: f64 = clock.next()?.parse().ok()?;
-    let sane = (1..=12).contains(&month) && (1..=31).contains(&day) && hour < 24 && minute < 60;
-    if !sane || !(0.0..61.0).contains(&second) || parts.next().is_some() || clock.next().is_some() {
+    let sane = hour < 24 && minute < 60 && (0.0..61.0).contains(&second);
+    if !sane || parts.next().is_some() || clock.next().is_some() {
         return None;
     }
-    // Days since 1970 in the Gregorian calendar, counting years from March.
-    let y = if month <= 2 { year - 1 } else { year };
-    let era = y.div_euclid(400);
-    let of_era = y.rem_euclid(400);
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
-    Some(days as f64 * 86_400.0 + f64::from(hour * 3_600 + minute * 60) + second)
+    let date = Date::from_calendar_date(year, Month::try_from(month).ok()?, day).ok()?;
+    let days = date.to_julian_day() - UtcDateTime::UNIX_EPOCH.date().to_julian_day();
+    Some(f64::from(days) * 86_400.0 + f64::from(hour * 3_600 + minute * 60) + second)
 }
 
 #[cfg(test)]
@@ -170,6 +167,8 @@ mod tests {
             "",
             "yesterday",
             "2023-13-01 00:00:00",
+            "2023-02-31 00:00:00",
+            "2023-02-29 00:00:00",
             "2023-11-16",
             "2023-11-16 25:00:00",
             "2023-11-16 18:15",

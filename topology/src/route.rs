@@ -251,11 +251,7 @@ impl Machine {
             },
             Plane::Vpc => {
                 let (a, b) = (self.node_of(from), self.node_of(to));
-                if a == b {
-                    return Err(error(format!(
-                        "both are in node{a}, and the VPC plane joins nodes: use ub"
-                    )));
-                }
+                // Within a node as well, a message turns round at the node's port.
                 let ports = [
                     (HopKind::VpcOut, self.vpc(a)),
                     (HopKind::VpcIn, self.vpc(b)),

@@ -240,13 +240,6 @@ fn a_part_that_is_cut_off_is_told_by_what() {
         ),
         (
             a,
-            "node0/cpu0",
-            Plane::Vpc,
-            "node9/vpc",
-            "both are in node0, and the VPC plane joins nodes: use ub",
-        ),
-        (
-            a,
             a,
             Plane::Ub,
             "node9/vpc",
@@ -277,6 +270,12 @@ fn the_other_planes_go_through_their_ports() {
             25.0,
         ),
         (far_cpu, Plane::Vpc, vec!["node0/vpc", "node1/vpc"], 50.0),
+        (
+            "node0/cpu0",
+            Plane::Vpc,
+            vec!["node0/vpc", "node0/vpc"],
+            50.0,
+        ),
         ("node0/npu4/die1", Plane::Sio, vec!["node0/npu4/sio"], 270.0),
     ] {
         let r = route(&m, die, to, plane, &[]).unwrap();

@@ -15,15 +15,45 @@ pub struct Fabric {
     pub boards: Vec<Board>,
     /// Links that faults have struck.
     pub health: Health,
-    /// Bytes that left and entered each node over its L1-L2 links.
-    pub node_up_bytes: Vec<u64>,
-    pub node_down_bytes: Vec<u64>,
+    /// What left and entered each node over its L1-L2 links.
+    pub borders: Vec<Border>,
     /// Reused between phases.
     pub(super) cells: Vec<Cell>,
     pub(super) arrived: Vec<Arrived>,
 }
 
+/// What crossed a node's border one way. Every message crosses it on each sub-plane, with a stripe of its bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Crossed {
+    pub bytes: u64,
+    pub messages: u64,
+}
+
+impl Crossed {
+    #[inline]
+    pub fn add(&mut self, bytes: u64, messages: u64) {
+        self.bytes += bytes;
+        self.messages += messages;
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Border {
+    pub up: Crossed,
+    pub down: Crossed,
+}
+
 impl Fabric {
+    /// What crossed a node's border, up and down, as all shards saw it.
+    pub fn border<'a>(shards: impl Iterator<Item = &'a Self>, node: usize) -> Border {
+        let mut sum = Border::default();
+        for Border { up, down } in shards.map(|f| f.borders[node]) {
+            sum.up.add(up.bytes, up.messages);
+            sum.down.add(down.bytes, down.messages);
+        }
+        sum
+    }
+
     pub fn new(machine: &Machine, boards: Vec<Board>, health: Health) -> Self {
         let first_link = machine.die_count() + machine.cpu_count();
         Self {
@@ -31,8 +61,7 @@ impl Fabric {
             first_link,
             boards,
             health,
-            node_up_bytes: vec![0; machine.node_count() as usize],
-            node_down_bytes: vec![0; machine.node_count() as usize],
+            borders: vec![Border::default(); machine.node_count() as usize],
             cells: Vec::new(),
             arrived: Vec::new(),
         }

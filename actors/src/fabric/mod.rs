@@ -15,7 +15,7 @@ mod sorting;
 pub use board::{Arrived, Board, PhaseSend, epoch, epoch_start};
 pub use health::{Crossing, Found, Health, LinkState, Toll};
 pub use link::{Direction, Link, Served};
-pub use links::Fabric;
+pub use links::{Border, Crossed, Fabric};
 pub use outgoing::{Cell, Sender, SourceCosts, UnitCost, Units};
 pub use paths::{BothReaches, PathCost, Paths, PerByte};
 pub use phase::{PhaseOut, Sent, post};

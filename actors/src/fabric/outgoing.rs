@@ -73,6 +73,7 @@ pub struct Sender {
     pub lane_units: u64,
     pub lane_messages: u64,
     pub sio_units: u64,
+    pub sio_messages: u64,
     pub units: u64,
     pub messages: u64,
 }
@@ -98,7 +99,7 @@ impl Units for u32 {
 
 impl Sender {
     /// Sends `units` (rank-major) from `rank` to all ranks, its own first, then in rank order; fills `cells` likewise.
-    /// `to_node` is told how many units went to each piece of another node.
+    /// `to_node` is told how many units, in how many messages, went to each piece of another node.
     ///
     /// Where paths cost what their reach costs, a run of ranks on one node is one loop without branches. Paths that
     /// cost something else belong into a loop of their own beside `run`.
@@ -112,7 +113,7 @@ impl Sender {
         costs: &SourceCosts,
         units: &[U],
         cells: &mut [Cell],
-        mut to_node: impl FnMut(u32, u64),
+        mut to_node: impl FnMut(u32, u64, u64),
     ) {
         let slots = shape.slots;
         let (node, npu) = (shape.node_of_rank[rank], shape.npu_of_rank[rank]);
@@ -124,13 +125,13 @@ impl Sender {
         shape.in_sending_order(rank, |ranks, to| {
             if to != node {
                 let span = ranks.start * slots..ranks.end * slots;
-                let sent = self.run(
+                let (sent, messages) = self.run(
                     costs.issue_ps,
                     costs.between,
                     &units[span.clone()],
                     &mut cells[span],
                 );
-                to_node(to, sent);
+                to_node(to, sent, messages);
                 return;
             }
             for r in ranks {
@@ -147,7 +148,7 @@ impl Sender {
         });
     }
 
-    /// Messages to ranks that are all reached at the same cost. Returns their units.
+    /// Messages to ranks that are all reached at the same cost. Returns their units and how many they are.
     #[inline]
     fn run<U: Units>(
         &mut self,
@@ -155,7 +156,7 @@ impl Sender {
         cost: UnitCost,
         units: &[U],
         cells: &mut [Cell],
-    ) -> u64 {
+    ) -> (u64, u64) {
         let (mut cursor, mut free, mut last) =
             (self.cursor_ps, self.lane_free_ps, self.lane_free_ps);
         let (mut sum, mut messages, mut all) = (0, 0, 0);
@@ -182,7 +183,7 @@ impl Sender {
         self.lane_messages += messages;
         self.units += sum;
         self.messages += messages;
-        sum
+        (sum, messages)
     }
 
     /// Messages of the rank to itself: there when they are issued.
@@ -203,6 +204,7 @@ impl Sender {
                 self.sio_free_ps = self.sio_free_ps.max(self.cursor_ps) + costs.sio.unit_ps * n;
             }
             self.sio_units += n;
+            self.sio_messages += u64::from(n > 0);
             self.one(n, self.sio_free_ps + costs.sio.latency_ps, c);
         }
     }

@@ -80,14 +80,13 @@ impl Env<'_, '_> {
             ..Sender::default()
         };
         let mut cells = std::mem::take(&mut self.fabric.cells);
-        let mut remote_units = 0;
         {
             let fabric = &mut *self.fabric;
             let shape = fabric.boards[p.board as usize].shape();
-            let down = &mut fabric.node_down_bytes;
-            let to_node = |node: u32, units: u64| {
-                down[node as usize] += units * bytes;
-                remote_units += units;
+            let borders = &mut fabric.borders;
+            let to_node = |to: u32, units: u64, messages: u64| {
+                borders[to as usize].down.add(units * bytes, messages);
+                borders[node as usize].up.add(units * bytes, messages);
             };
             let rank = p.rank as usize;
             let silent = match p.units {
@@ -122,7 +121,8 @@ impl Env<'_, '_> {
         sio_dir.free_ps = sender.sio_free_ps;
         sio_dir.bytes += sender.sio_units * bytes;
         sio_dir.busy_ps += costs.sio.unit_ps * sender.sio_units;
-        self.fabric.node_up_bytes[node as usize] += remote_units * bytes;
+        sio_dir.messages += sender.sio_messages;
+        sio_dir.passed(costs.sio.unit_ps * sender.sio_units, sender.sio_messages);
         self.tally.messages.activation += sender.units;
         self.tally.messages.activation_messages += sender.messages;
         // Data first, then a barrier of the vector cores, then the flags.
