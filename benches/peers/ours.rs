@@ -33,7 +33,7 @@ impl Model for Peer {
     type Msg = Payload;
     type Bulk = ();
 
-    #[inline]
+    #[inline(always)]
     fn handle(&mut self, me: Actor, from: Actor, msg: Payload, ctx: &mut Ctx<'_, Self>) {
         self.sum = self.sum.wrapping_add(msg.values[0]);
         match self.pattern {

@@ -38,33 +38,26 @@ impl<M: Model> Ctx<'_, M> {
     /// The same of what this actor sends next.
     #[inline]
     pub fn next_seq(&self) -> u64 {
-        self.core.actors[self.me as usize].seq
+        queue::sequence(self.core.actors[self.me as usize].next)
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn send_in(&mut self, delay: Ps, to: Actor, msg: M::Msg) {
         // A sum that wraps lies in the past and is refused as such.
         self.send_at(self.now.wrapping_add(delay), to, msg);
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn send_at(&mut self, time: Ps, to: Actor, msg: M::Msg) {
         assert!(
             !self.absorbing,
             "absorb may only schedule with an explicit key, not send"
         );
         let state = &mut self.core.actors[self.me as usize];
-        let seq = state.seq;
-        state.seq += 1;
-        self.core.post(
-            self.now,
-            self.me,
-            self.promise,
-            time,
-            queue::order(self.me, seq),
-            to,
-            msg,
-        );
+        let order = state.next;
+        state.next += 1;
+        self.core
+            .post(self.now, self.me, self.promise, time, order, to, msg);
     }
 
     /// Sends with an explicit place in the order: among events of equal time and source, by `seq` (below 2^40).
@@ -78,9 +71,8 @@ impl<M: Model> Ctx<'_, M> {
                 "absorb may only schedule events of its own shard, not of actor {to}"
             );
             if time < self.promise {
-                self.core
-                    .early(self.me, self.now, self.promise, time, to, &msg);
-                return;
+                let key = self.core.keep(time, queue::order(src, seq), to, msg);
+                return self.core.early(self.me, self.now, self.promise, key);
             }
         }
         self.core.post(

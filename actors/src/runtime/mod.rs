@@ -12,6 +12,7 @@ mod exchange;
 mod executor;
 mod fault;
 mod gate;
+mod ladder;
 mod pace;
 mod panics;
 mod profile;

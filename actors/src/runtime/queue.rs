@@ -1,19 +1,20 @@
-//! The event queue of a shard: a ladder of buckets over time, each sorted when it is reached.
+//! The event queue of a shard: a wheel of small buckets for what is due soon, and a ladder ([`super::ladder`]) for the
+//! rest and for crowds.
 //!
 //! ```text
-//! now                                                          far future
-//!  | run + late |   finer rung   |     coarser rung      |      top      |
-//!  | sorted     | buckets of keys, unsorted              | one unsorted  |
+//!      now                            4096 buckets on
+//!  wheel | . 1 . . 2 . 1 1 . . 1 . . . 1 . |  ladder: everything later, and buckets that held a crowd
 //! ```
 //!
-//! A key is written about twice, into a bucket and into the sorted run, whatever the number of pending events and
-//! however their times are spread: a bucket that holds too many is split into a finer rung. Keys are 24 bytes;
-//! messages stay where they are in a slab.
+//! A bucket of the wheel is narrower than events are apart, so that most hold one key or none: taking the earliest
+//! event is looking for the next bit, without sorting. Both halves are complete queues, and the earlier of their two
+//! least keys is next: a bad width costs time, not order. Messages stay where they are in a slab, and nodes are
+//! numbered by its slots.
 
-use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+use std::cmp::Ordering;
 
 use super::Actor;
+use super::ladder::Ladder;
 use crate::time::Ps;
 
 /// An event's place in the order, the actor it goes to, and where its message lies.
@@ -53,11 +54,28 @@ pub fn source(order: u64) -> Actor {
     }
 }
 
+impl Key {
+    #[inline]
+    pub fn new(time_ps: Ps, order: u64, to: Actor, slot: u32) -> Self {
+        Self {
+            time_ps,
+            order,
+            to,
+            slot,
+        }
+    }
+
+    #[inline]
+    fn wide(&self) -> u128 {
+        (u128::from(self.time_ps) << 64) | u128::from(self.order)
+    }
+}
+
 impl Ord for Key {
     #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
-        let wide = |k: &Self| (u128::from(k.time_ps) << 64) | u128::from(k.order);
-        wide(self).cmp(&wide(other)).then(self.to.cmp(&other.to))
+        let by_place = self.wide().cmp(&other.wide());
+        by_place.then(self.to.cmp(&other.to))
     }
 }
 
@@ -66,235 +84,361 @@ impl PartialOrd for Key {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
-}
-
-/// Keys that a bucket should hold when it is reached.
-const PER_BUCKET: usize = 8;
-/// A bucket with more keys than this is split.
-const SPLIT_ABOVE: usize = 64;
-/// Late arrivals that a heap takes before they get a rung of their own.
-const LATE_MAX: usize = 128;
-const BUCKETS_MAX: usize = 4096;
-
-#[derive(Default)]
-struct Rung {
-    /// Time at which bucket 0 starts.
-    start: Ps,
-    /// A bucket spans `1 << shift` picoseconds.
-    shift: u32,
-    /// The next bucket to be reached, and the time at which it starts: earlier keys belong to finer rungs.
-    next: usize,
-    from: Ps,
-    /// Keys in all buckets.
-    count: usize,
-    buckets: Vec<Vec<Key>>,
-}
-
-impl Rung {
-    /// Covers `[start, end)` for `n` keys.
-    fn cover(&mut self, start: Ps, end: Ps, n: usize) {
-        let wanted = (n / PER_BUCKET).next_power_of_two().clamp(8, BUCKETS_MAX) as u64;
-        let width = ((end - start) / wanted + 1).next_power_of_two();
-        self.start = start;
-        self.from = start;
-        self.shift = width.trailing_zeros();
-        self.next = 0;
-        self.count = 0;
-        let used = ((end - 1 - start) >> self.shift) as usize + 1;
-        if self.buckets.len() < used {
-            self.buckets.resize_with(used, Vec::new);
-        }
-    }
 
     #[inline]
-    fn push(&mut self, key: Key) {
-        let bucket = ((key.time_ps - self.start) >> self.shift) as usize;
-        self.buckets[bucket].push(key);
-        self.count += 1;
+    fn lt(&self, other: &Self) -> bool {
+        let (a, b) = (self.wide(), other.wide());
+        a < b || (a == b && self.to < other.to)
     }
 }
 
-/// A priority queue of [`Key`]s. Times must be below `Ps::MAX`.
-#[derive(Default)]
+/// No key: after all others.
+const NOTHING: Key = Key {
+    time_ps: Ps::MAX,
+    order: u64::MAX,
+    to: u32::MAX,
+    slot: u32::MAX,
+};
+
+/// Of the wheel: as many words of bits as a word has bits.
+const BUCKETS: usize = 64 * WORDS;
+const WORDS: usize = 64;
+/// Buckets for the time between two events.
+const PER_EVENT: u64 = 4;
+/// A bucket with more keys than this goes to the ladder when it is reached.
+const CROWD: u32 = 8;
+/// The width is looked at after so many events, at first and later on.
+const REVIEW_FIRST: u32 = 64;
+const REVIEW_MOST: u32 = 4096;
+/// End of a bucket's list.
+const END: u32 = u32::MAX;
+
+/// A key of the wheel, at the index that is its slot.
+#[derive(Clone, Copy)]
+struct Node {
+    time_ps: Ps,
+    order: u64,
+    to: Actor,
+    next: u32,
+}
+
+impl Node {
+    #[inline]
+    fn key(self, slot: u32) -> Key {
+        Key::new(self.time_ps, self.order, self.to, slot)
+    }
+}
+
+/// A priority queue of [`Key`]s. Times must be below `Ps::MAX`, and no two keys in it may have the same slot.
 pub struct Queue {
-    /// The bucket that was reached, latest first, so that it is popped from the end.
-    run: Vec<Key>,
-    /// What was pushed into the span of the run since it was sorted.
-    late: BinaryHeap<Reverse<Key>>,
-    late_max: usize,
-    /// `run` and `late` hold all keys before this time, and nothing else.
-    limit: Ps,
-    /// Coarsest first; `rungs[..depth]` are in use, the others keep their memory.
-    rungs: Vec<Rung>,
-    depth: usize,
-    /// Keys at or after `top_start`, in no order.
-    top: Vec<Key>,
-    top_start: Ps,
-    top_least: Ps,
-    top_most: Ps,
-    len: usize,
+    /// The least key, or `NOTHING`, and whether it lies in the ladder.
+    head: Key,
+    head_is_far: bool,
+    /// A bucket spans `1 << shift` picoseconds.
+    shift: u32,
+    /// Bucket of the last key that was taken, counted from the beginning of time. The wheel holds keys of this bucket
+    /// and the following `BUCKETS - 1`.
+    now: u64,
+    /// First of each bucket's list.
+    first: Box<[u32; BUCKETS]>,
+    /// Which buckets hold something, and which words of that may be other than 0.
+    bits: [u64; WORDS],
+    words: u64,
+    nodes: Vec<Node>,
+    far: Ladder,
+    far_head: Key,
+    /// Events until the width is looked at, out of how many, and when it was last looked at.
+    review_in: u32,
+    review_after: u32,
+    reviewed_ps: Ps,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Queue {
     pub fn new() -> Self {
         Self {
-            late_max: LATE_MAX,
-            top_least: Ps::MAX,
-            ..Self::default()
+            head: NOTHING,
+            head_is_far: true,
+            shift: 0,
+            now: 0,
+            first: Box::new([END; BUCKETS]),
+            bits: [0; WORDS],
+            words: 0,
+            nodes: Vec::new(),
+            far: Ladder::default(),
+            far_head: NOTHING,
+            review_in: REVIEW_FIRST,
+            review_after: REVIEW_FIRST,
+            reviewed_ps: 0,
         }
     }
 
     pub fn len(&self) -> usize {
-        self.len
+        let of_list = |bucket: usize| {
+            let mut n = 0;
+            let mut slot = self.first[bucket];
+            while slot != END {
+                n += 1;
+                slot = self.nodes[slot as usize].next;
+            }
+            n
+        };
+        self.far.len() + (0..BUCKETS).map(of_list).sum::<usize>()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.head == NOTHING
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, key: Key) {
-        self.len += 1;
-        if key.time_ps >= self.top_start {
-            self.top_least = self.top_least.min(key.time_ps);
-            self.top_most = self.top_most.max(key.time_ps);
-            self.top.push(key);
-            return;
+        let bucket = key.time_ps >> self.shift;
+        if bucket.wrapping_sub(self.now) >= BUCKETS as u64 || key.slot as usize >= self.nodes.len()
+        {
+            return self.push_far(key.time_ps, key.order, key.to, key.slot);
         }
-        for rung in &mut self.rungs[..self.depth] {
-            if key.time_ps >= rung.from {
-                rung.push(key);
-                return;
-            }
+        self.link(bucket, key);
+        if key.time_ps <= self.head.time_ps {
+            self.lead(key.time_ps, key.order, key.to, key.slot);
         }
-        self.late.push(Reverse(key));
-        if self.late.len() > self.late_max {
-            self.spread_late();
+    }
+
+    /// A new key of the wheel that may be the least.
+    #[inline(never)]
+    fn lead(&mut self, time_ps: Ps, order: u64, to: Actor, slot: u32) {
+        let key = Key::new(time_ps, order, to, slot);
+        if key < self.head {
+            self.head = key;
+            self.head_is_far = false;
+        }
+    }
+
+    #[inline(always)]
+    fn link(&mut self, bucket: u64, key: Key) {
+        let bucket = bucket as usize % BUCKETS;
+        self.nodes[key.slot as usize] = Node {
+            time_ps: key.time_ps,
+            order: key.order,
+            to: key.to,
+            next: self.first[bucket],
+        };
+        self.first[bucket] = key.slot;
+        self.bits[bucket / 64] |= 1 << (bucket % 64);
+        self.words |= 1 << (bucket / 64);
+    }
+
+    #[inline(never)]
+    fn push_far(&mut self, time_ps: Ps, order: u64, to: Actor, slot: u32) {
+        let key = Key::new(time_ps, order, to, slot);
+        let slot = slot as usize;
+        if slot >= self.nodes.len() {
+            let node = Node {
+                time_ps: 0,
+                order: 0,
+                to: 0,
+                next: END,
+            };
+            self.nodes.resize((slot + 1).next_power_of_two(), node);
+        }
+        self.far.push(key);
+        if key < self.far_head {
+            self.far_head = key;
+        }
+        if key < self.head {
+            self.head = key;
+            self.head_is_far = true;
         }
     }
 
     /// The least key, which stays in the queue.
     #[inline]
-    pub fn peek(&mut self) -> Option<&Key> {
-        if self.run.is_empty() && self.late.is_empty() && !self.advance() {
-            return None;
-        }
-        match (self.run.last(), self.late.peek()) {
-            (Some(a), Some(Reverse(b))) => Some(if a <= b { a } else { b }),
-            (Some(a), None) => Some(a),
-            (None, b) => b.map(|Reverse(b)| b),
-        }
+    pub fn peek(&self) -> Option<&Key> {
+        (self.head.time_ps < Ps::MAX).then_some(&self.head)
+    }
+
+    /// The least key; its time is `Ps::MAX` when there is none.
+    #[inline(always)]
+    pub(super) fn head(&self) -> Key {
+        self.head
     }
 
     /// Removes the least key.
     #[inline]
     pub fn pop(&mut self) -> Option<Key> {
-        if self.run.is_empty() && self.late.is_empty() && !self.advance() {
+        self.pop_before(Ps::MAX)
+    }
+
+    /// Removes the least key if its time is before `bound`.
+    #[inline(always)]
+    pub fn pop_before(&mut self, bound: Ps) -> Option<Key> {
+        let key = self.head;
+        if key.time_ps >= bound {
             return None;
         }
-        self.len -= 1;
-        match (self.run.last(), self.late.peek()) {
-            (Some(a), Some(Reverse(b))) if b < a => self.late.pop().map(|Reverse(b)| b),
-            (Some(_), _) => self.run.pop(),
-            (None, _) => self.late.pop().map(|Reverse(b)| b),
-        }
+        self.drop_head();
+        Some(key)
     }
 
-    /// Fills the empty run from the next bucket. False when nothing is left.
-    #[cold]
-    #[inline(never)]
-    fn advance(&mut self) -> bool {
-        self.late_max = LATE_MAX;
-        if self.len == 0 {
-            self.depth = 0;
-            self.limit = 0;
-            self.top_start = 0;
-            return false;
+    /// Removes the least key, of at least one, and finds the next.
+    #[inline(always)]
+    pub(super) fn drop_head(&mut self) {
+        self.review_in -= 1;
+        if self.review_in == 0 {
+            self.review();
         }
+        let (now, slot) = (self.head.time_ps >> self.shift, self.head.slot);
+        self.now = now;
+        let at = now as usize % BUCKETS;
+        let mut word = self.bits[at / 64];
+        if self.head_is_far {
+            self.far.pop();
+            self.far_head = self.far.peek().copied().unwrap_or(NOTHING);
+        } else {
+            let next = self.nodes[slot as usize].next;
+            if self.first[at] == slot {
+                self.first[at] = next;
+                // Without a branch: what follows a key is not to be foretold.
+                word &= !(u64::from(next == END) << (at % 64));
+                self.bits[at / 64] = word;
+            } else {
+                self.unlink(at, slot, next);
+            }
+        }
+        word &= u64::MAX << (at % 64);
+        let mut bucket = at / 64 * 64 + word.trailing_zeros() as usize;
+        if word == 0 {
+            bucket = self.later_bucket(at / 64);
+            if bucket == BUCKETS {
+                self.head = self.far_head;
+                self.head_is_far = true;
+                return;
+            }
+        }
+        let slot = self.first[bucket % BUCKETS];
+        let node = self.nodes[slot as usize];
+        if node.next != END || node.time_ps >= self.far_head.time_ps {
+            return self.find_head(bucket % BUCKETS);
+        }
+        self.head_is_far = false;
+        self.head = node.key(slot);
+    }
+
+    /// Takes a key that is not the first off the list of its bucket.
+    #[inline(never)]
+    fn unlink(&mut self, bucket: usize, slot: u32, next: u32) {
+        let mut before = self.first[bucket] as usize;
+        while self.nodes[before].next != slot {
+            before = self.nodes[before].next as usize;
+        }
+        self.nodes[before].next = next;
+    }
+
+    /// The first bucket that holds something after this word of bits, once around; `BUCKETS` if there is none.
+    #[inline(never)]
+    fn later_bucket(&mut self, word: usize) -> usize {
         loop {
-            if self.depth == 0 {
-                // Everything that is left is in the top.
-                let end = self.top_most + 1;
-                let start = std::mem::replace(&mut self.top_least, Ps::MAX);
-                self.top_most = 0;
-                self.top_start = end;
-                if self.top.len() <= SPLIT_ABOVE {
-                    std::mem::swap(&mut self.run, &mut self.top);
-                    self.limit = end;
-                    self.run.sort_unstable_by(|a, b| b.cmp(a));
-                    return true;
-                }
-                let mut keys = std::mem::take(&mut self.top);
-                self.spread(&mut keys, start, end);
-                self.top = keys;
-                continue;
+            // Counted from the next word, so that the one it started from comes last.
+            let from = (word as u32 + 1) % 64;
+            let turned = self.words.rotate_right(from);
+            if turned == 0 {
+                return BUCKETS;
             }
-            let rung = &mut self.rungs[self.depth - 1];
-            if rung.count == 0 {
-                self.depth -= 1;
-                continue;
+            let found = ((turned.trailing_zeros() + from) % 64) as usize;
+            let bits = self.bits[found];
+            if bits != 0 {
+                return found * 64 + bits.trailing_zeros() as usize;
             }
-            let mut reached = rung.next;
-            while rung.buckets[reached].is_empty() {
-                reached += 1;
-            }
-            rung.next = reached + 1;
-            let start = rung.start + ((reached as Ps) << rung.shift);
-            rung.from = start.saturating_add(1 << rung.shift);
-            let end = rung.from;
-            let n = rung.buckets[reached].len();
-            rung.count -= n;
-            if n > SPLIT_ABOVE && rung.shift > 0 {
-                let mut keys = std::mem::take(&mut rung.buckets[reached]);
-                self.spread(&mut keys, start, end);
-                self.rungs[self.depth - 2].buckets[reached] = keys;
-                continue;
-            }
-            std::mem::swap(&mut self.run, &mut rung.buckets[reached]);
-            self.limit = end;
-            self.run.sort_unstable_by(|a, b| b.cmp(a));
-            return true;
+            self.words &= !(1 << found);
         }
     }
 
-    /// Moves `keys`, all in `[start, end)`, to a new finest rung.
-    fn spread(&mut self, keys: &mut Vec<Key>, start: Ps, end: Ps) {
-        if self.rungs.len() == self.depth {
-            self.rungs.push(Rung::default());
-        }
-        let rung = &mut self.rungs[self.depth];
-        rung.cover(start, end, keys.len());
-        for key in keys.drain(..) {
-            rung.push(key);
-        }
-        self.depth += 1;
-        self.limit = start;
+    /// The least key is that of this bucket or of the ladder.
+    #[inline(never)]
+    fn find_head(&mut self, bucket: usize) {
+        let least = self.least_of(bucket);
+        // A crowd has just moved: then its least key is there.
+        self.head_is_far = self.far_head <= least;
+        self.head = if self.head_is_far {
+            self.far_head
+        } else {
+            least
+        };
     }
 
-    /// Many keys fell into the span of the run: those after the run get a rung.
+    /// The least key of a bucket. If they are many, they go to the ladder.
+    fn least_of(&mut self, bucket: usize) -> Key {
+        let mut slot = self.first[bucket];
+        let mut least = NOTHING;
+        let mut count = 0;
+        while slot != END {
+            let node = self.nodes[slot as usize];
+            let key = node.key(slot);
+            if key < least {
+                least = key;
+            }
+            count += 1;
+            slot = node.next;
+        }
+        if count > CROWD {
+            self.send_far(bucket, count as usize);
+        }
+        least
+    }
+
+    /// Moves the keys of a bucket to the ladder, first those that came first.
     #[cold]
     #[inline(never)]
-    fn spread_late(&mut self) {
-        let after_run = self.run.first().map(|last| last.time_ps + 1);
-        let start = after_run
-            .unwrap_or_else(|| self.late.peek().map_or(self.limit, |Reverse(k)| k.time_ps));
-        if start < self.limit {
-            let end = self.limit;
-            let mut keys = std::mem::take(&mut self.late).into_vec();
-            let mut moved = Vec::with_capacity(keys.len());
-            keys.retain(|Reverse(k)| {
-                let later = k.time_ps >= start;
-                if later {
-                    moved.push(*k);
-                }
-                !later
-            });
-            self.late = BinaryHeap::from(keys);
-            if !moved.is_empty() {
-                self.spread(&mut moved, start, end);
+    fn send_far(&mut self, bucket: usize, count: usize) {
+        let mut keys = Vec::with_capacity(count);
+        self.drain(bucket, &mut keys);
+        for &key in keys.iter().rev() {
+            self.far.push(key);
+        }
+        self.far_head = *self.far.peek().unwrap_or(&NOTHING);
+    }
+
+    fn drain(&mut self, bucket: usize, keys: &mut Vec<Key>) {
+        let mut slot = std::mem::replace(&mut self.first[bucket], END);
+        while slot != END {
+            let node = self.nodes[slot as usize];
+            keys.push(node.key(slot));
+            slot = node.next;
+        }
+        self.bits[bucket / 64] &= !(1 << (bucket % 64));
+    }
+
+    /// Sets the width of buckets to what events are apart by now.
+    #[cold]
+    #[inline(never)]
+    fn review(&mut self) {
+        let now_ps = self.head.time_ps;
+        let apart_ps = (now_ps - self.reviewed_ps) / u64::from(self.review_after);
+        self.reviewed_ps = now_ps;
+        self.review_after = (2 * self.review_after).min(REVIEW_MOST);
+        self.review_in = self.review_after;
+        let shift = (apart_ps / PER_EVENT).max(1).ilog2();
+        if shift.abs_diff(self.shift) < 2 {
+            return;
+        }
+        let mut keys = Vec::new();
+        for bucket in 0..BUCKETS {
+            self.drain(bucket, &mut keys);
+        }
+        self.shift = shift;
+        self.now = now_ps >> shift;
+        for key in keys {
+            let bucket = key.time_ps >> shift;
+            if bucket - self.now < BUCKETS as u64 {
+                self.link(bucket, key);
+            } else {
+                self.push_far(key.time_ps, key.order, key.to, key.slot);
             }
         }
-        self.late_max = (2 * self.late.len()).max(LATE_MAX);
     }
 }
 
@@ -305,32 +449,59 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// What the queue and its far half have in common.
+    trait Keys: Default {
+        fn push(&mut self, key: Key);
+        fn peek(&mut self) -> Option<Key>;
+        fn pop(&mut self) -> Option<Key>;
+        fn len(&self) -> usize;
+    }
+
+    macro_rules! keys {
+        ($what:ty) => {
+            impl Keys for $what {
+                fn push(&mut self, key: Key) {
+                    <$what>::push(self, key);
+                }
+                fn peek(&mut self) -> Option<Key> {
+                    <$what>::peek(self).copied()
+                }
+                fn pop(&mut self) -> Option<Key> {
+                    <$what>::pop(self)
+                }
+                fn len(&self) -> usize {
+                    <$what>::len(self)
+                }
+            }
+        };
+    }
+    keys!(Queue);
+    keys!(Ladder);
+
     /// The plain reference: an ordered set.
-    fn same_as_reference(steps: &[(u64, u64, u8)]) -> Result<(), TestCaseError> {
-        let mut queue = Queue::new();
+    fn same_as_reference<Q: Keys>(steps: &[(u64, u64, u8)]) -> Result<(), TestCaseError> {
+        let mut queue = Q::default();
         let mut reference = BTreeSet::new();
         let (mut now, mut slot) = (0u64, 0u32);
+        let place = |k: Key| (k.time_ps, k.order, k.to, k.slot);
         let check =
-            |queue: &mut Queue, reference: &mut BTreeSet<(u64, u64, u32, u32)>, now: &mut u64| {
+            |queue: &mut Q, reference: &mut BTreeSet<(u64, u64, u32, u32)>, now: &mut u64| {
                 let want = reference.pop_first();
-                let seen = queue.peek().copied();
-                let got = queue.pop();
-                prop_assert_eq!(seen, got);
-                prop_assert_eq!(got.map(|k| (k.time_ps, k.order, k.to, k.slot)), want);
+                prop_assert_eq!(queue.peek().map(place), want);
+                prop_assert_eq!(queue.pop().map(place), want);
                 *now = want.map_or(*now, |w| w.0);
                 Ok(())
             };
         for &(delay, src, pops) in steps {
-            let key = Key {
-                time_ps: now + delay,
-                order: order(src as u32, u64::from(slot)),
-                to: 7,
-                slot,
-            };
+            let key = Key::new(now + delay, order(src as u32, u64::from(slot)), 7, slot);
             slot += 1;
             queue.push(key);
-            reference.insert((key.time_ps, key.order, key.to, key.slot));
-            prop_assert_eq!(queue.len(), reference.len());
+            reference.insert(place(key));
+            if slot.is_multiple_of(61) {
+                prop_assert_eq!(queue.len(), reference.len());
+            }
+            // Looking ahead must not keep anything from coming in before what was seen.
+            prop_assert_eq!(queue.peek().map(place), reference.first().copied());
             for _ in 0..pops {
                 check(&mut queue, &mut reference, &mut now)?;
             }
@@ -338,7 +509,7 @@ mod tests {
         while !reference.is_empty() {
             check(&mut queue, &mut reference, &mut now)?;
         }
-        prop_assert!(queue.pop().is_none() && queue.is_empty());
+        prop_assert!(queue.pop().is_none() && queue.len() == 0);
         Ok(())
     }
 
@@ -359,21 +530,56 @@ mod tests {
 
         #[test]
         fn keys_leave_in_order(steps in prop::collection::vec((delay(), 0..5u64, 0..3u8), 1..3000)) {
-            same_as_reference(&steps)?;
+            same_as_reference::<Queue>(&steps)?;
+            same_as_reference::<Ladder>(&steps)?;
         }
 
         #[test]
         fn keys_leave_in_order_while_many_are_pending(
             steps in prop::collection::vec((delay(), 0..1000u64, 0..2u8), 3000..6000)
         ) {
-            same_as_reference(&steps)?;
+            same_as_reference::<Queue>(&steps)?;
+            same_as_reference::<Ladder>(&steps)?;
+        }
+
+        #[test]
+        fn keys_leave_in_order_at_a_steady_pace(
+            delays in prop::collection::vec(0..1_000_000u64, 2000..12_000), pending in 1..1500usize
+        ) {
+            let step = |(i, delay): (usize, u64)| (delay, i as u64 % 320, u8::from(i >= pending));
+            let steps: Vec<_> = delays.into_iter().enumerate().map(step).collect();
+            same_as_reference::<Queue>(&steps)?;
         }
     }
 
     #[test]
     fn a_crowd_at_one_instant_leaves_by_source_and_sequence() {
-        let steps: Vec<_> = (0..5000).map(|i| (0, (i * 7919) % 320, 0)).collect();
-        same_as_reference(&steps).unwrap();
+        for pops in [0, 1] {
+            let steps: Vec<_> = (0..5000).map(|i| (0, (i * 7919) % 320, pops)).collect();
+            same_as_reference::<Queue>(&steps).unwrap();
+            same_as_reference::<Ladder>(&steps).unwrap();
+        }
+    }
+
+    #[test]
+    fn slots_are_used_again() {
+        let mut queue = Queue::new();
+        for slot in 0..4 {
+            queue.push(Key::new(u64::from(slot) * 100, order(slot, 0), 0, slot));
+        }
+        let mut last = 0;
+        for n in 1..100_000u64 {
+            let key = queue.pop().unwrap();
+            assert!(key.time_ps >= last);
+            last = key.time_ps;
+            queue.push(Key::new(
+                last + 1 + n * 7919 % 10_000,
+                order(key.slot, n),
+                0,
+                key.slot,
+            ));
+        }
+        assert_eq!(queue.len(), 4);
     }
 
     #[test]

@@ -14,12 +14,15 @@ use super::slab::Slab;
 use super::{Actor, Model, OUTSIDE, RuntimeConfig, RuntimeError, panics};
 use crate::time::Ps;
 
-/// What the runtime keeps for each actor.
+/// What the runtime keeps for each actor: half a cache line.
 pub(super) struct ActorState {
     digest: u64,
     pub rng: Rng,
-    pub seq: u64,
+    /// Place in the order of what it sends next, see [`queue::order`].
+    pub next: u64,
     pending: u32,
+    /// The shard it lives on.
+    pub owner: u16,
 }
 
 /// The Debug form of a message, bounded, and safe against a Debug that panics.
@@ -40,8 +43,10 @@ pub(super) struct Core<M: Model> {
     lookahead: Arc<[Ps]>,
     lookahead_least: Ps,
     mailbox_limit: u32,
-    /// One queue per class, so that the earliest event of each is at hand.
-    queues: Vec<Queue>,
+    /// One queue per class, so that the earliest event of each is at hand; a single one when there is no other shard
+    /// that would have to know.
+    queue: Queue,
+    more_queues: Vec<Queue>,
     slab: Slab<M::Msg>,
     /// Of all actors of the machine, by id; only the own ones are ever touched.
     pub actors: Vec<ActorState>,
@@ -63,8 +68,14 @@ impl<M: Model> Core<M> {
         let actor = |a: usize| ActorState {
             digest: 0,
             rng: Rng::new(config.seed, a as u64),
-            seq: 0,
+            next: queue::order(a as Actor, 0),
             pending: 0,
+            owner: config.owner[a],
+        };
+        let queues = if config.shards == 1 {
+            1
+        } else {
+            lookahead.len()
         };
         Self {
             id,
@@ -72,7 +83,8 @@ impl<M: Model> Core<M> {
             lookahead: lookahead.clone(),
             lookahead_least: lookahead.iter().copied().min().unwrap_or(Ps::MAX),
             mailbox_limit: config.mailbox_limit,
-            queues: lookahead.iter().map(|_| Queue::new()).collect(),
+            queue: Queue::new(),
+            more_queues: (1..queues).map(|_| Queue::new()).collect(),
             slab: Slab::default(),
             actors: (0..config.owner.len()).map(actor).collect(),
             outboxes: (0..config.shards).map(|_| Outbox::default()).collect(),
@@ -105,7 +117,8 @@ impl<M: Model> Core<M> {
     }
 
     pub fn pending(&self) -> usize {
-        self.queues.iter().map(Queue::len).sum()
+        let more = self.more_queues.iter().map(Queue::len);
+        self.queue.len() + more.sum::<usize>()
     }
 
     /// Once this shard has stopped at a fault: the time after which nothing matters any more. The other shards go on
@@ -132,21 +145,8 @@ impl<M: Model> Core<M> {
         }
     }
 
-    #[cold]
-    pub fn early(&mut self, from: Actor, now: Ps, promise: Ps, time: Ps, to: Actor, msg: &M::Msg) {
-        let message = show(msg);
-        self.raise(Fault::Lookahead {
-            from,
-            to,
-            message,
-            time_ps: now,
-            promised_ps: promise,
-            arrival_ps: time,
-        });
-    }
-
     /// Sends one event, to this shard or another, and holds the sender to its promise.
-    #[inline]
+    #[inline(always)]
     #[expect(
         clippy::too_many_arguments,
         reason = "the fields of one event and of its cause"
@@ -161,77 +161,137 @@ impl<M: Model> Core<M> {
         to: Actor,
         msg: M::Msg,
     ) {
-        if time < now || time == Ps::MAX {
-            let message = show(&msg);
-            self.raise(Fault::Past {
-                from: me,
-                to,
-                message,
-                time_ps: now,
-                arrival_ps: time,
-            });
-            return;
-        }
-        let Some(&owner) = self.owner.get(to as usize) else {
-            let (message, actors) = (show(&msg), self.owner.len());
-            self.raise(Fault::UnknownActor {
-                from: me,
-                to,
-                message,
-                actors,
-                time_ps: now,
-            });
-            return;
-        };
+        // The message is written once, into its slot, and looked at there if something is wrong.
         let class = M::class(&msg);
+        let slot = self.slab.insert(msg);
+        if time < now || time == Ps::MAX {
+            return self.past(me, now, Key::new(time, order, to, slot));
+        }
+        let Some(state) = self.actors.get_mut(to as usize) else {
+            return self.unknown(me, now, Key::new(time, order, to, slot));
+        };
         let reach = time.saturating_add(self.lookahead[class]);
-        if owner == self.id {
-            if reach < promise {
-                self.early(me, now, promise, time, to, &msg);
-                return;
-            }
-            self.enqueue(class, time, order, to, msg);
+        if state.owner != self.id {
+            let key = Key::new(time, order, to, slot);
+            return self.send_off(me, now, promise, reach, key);
+        }
+        if reach < promise {
+            return self.early(me, now, promise, Key::new(time, order, to, slot));
+        }
+        if state.pending >= self.mailbox_limit {
+            return self.overflow(Key::new(time, order, to, slot));
+        }
+        state.pending += 1;
+        if class == 0 || self.more_queues.is_empty() {
+            self.queue.push(Key::new(time, order, to, slot));
         } else {
-            if time < promise {
-                self.early(me, now, promise, time, to, &msg);
-                return;
-            }
-            self.dirty = true;
-            let outbox = &mut self.outboxes[usize::from(owner)];
-            outbox.next_ps = outbox.next_ps.min(time);
-            outbox.reach_ps = outbox.reach_ps.min(reach);
-            outbox.batch.events.push(Crossing {
-                time_ps: time,
-                order,
-                to,
-                msg,
-            });
+            self.push_more(class, Key::new(time, order, to, slot));
         }
     }
 
+    #[inline(never)]
+    fn push_more(&mut self, class: usize, key: Key) {
+        self.more_queues[class - 1].push(key);
+    }
+
+    /// Puts a message into its slot.
+    #[inline(always)]
+    pub fn keep(&mut self, time_ps: Ps, order: u64, to: Actor, msg: M::Msg) -> Key {
+        let slot = self.slab.insert(msg);
+        Key::new(time_ps, order, to, slot)
+    }
+
+    /// Into the outbox for another shard.
+    #[inline(never)]
+    fn send_off(&mut self, me: Actor, now: Ps, promise: Ps, reach: Ps, key: Key) {
+        if key.time_ps < promise {
+            return self.early(me, now, promise, key);
+        }
+        self.dirty = true;
+        let owner = self.actors[key.to as usize].owner;
+        let outbox = &mut self.outboxes[usize::from(owner)];
+        outbox.next_ps = outbox.next_ps.min(key.time_ps);
+        outbox.reach_ps = outbox.reach_ps.min(reach);
+        outbox.batch.events.push(Crossing {
+            time_ps: key.time_ps,
+            order: key.order,
+            to: key.to,
+            msg: M::take(self.slab.get_mut(key.slot)),
+        });
+        self.slab.free(key.slot);
+    }
+
+    /// An event from another shard.
     #[inline]
-    pub fn enqueue(&mut self, class: usize, time_ps: Ps, order: u64, to: Actor, msg: M::Msg) {
-        let state = &mut self.actors[to as usize];
+    fn enqueue(&mut self, event: Crossing<M::Msg>) {
+        let class = M::class(&event.msg);
+        let key = self.keep(event.time_ps, event.order, event.to, event.msg);
+        let state = &mut self.actors[key.to as usize];
         if state.pending >= self.mailbox_limit {
-            self.overflow(order, to, &msg);
-            return;
+            return self.overflow(key);
         }
         state.pending += 1;
-        let slot = self.slab.insert(msg);
-        self.queues[class].push(Key {
-            time_ps,
-            order,
-            to,
-            slot,
+        if class == 0 {
+            self.queue.push(key);
+        } else {
+            self.push_more(class, key);
+        }
+    }
+
+    /// What a message that goes nowhere looked like.
+    fn discard(&mut self, slot: u32) -> String {
+        self.slab.free(slot);
+        show(self.slab.get_mut(slot))
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub fn early(&mut self, from: Actor, now: Ps, promise: Ps, key: Key) {
+        let message = self.discard(key.slot);
+        self.raise(Fault::Lookahead {
+            from,
+            to: key.to,
+            message,
+            time_ps: now,
+            promised_ps: promise,
+            arrival_ps: key.time_ps,
         });
     }
 
     #[cold]
-    fn overflow(&mut self, order: u64, to: Actor, msg: &M::Msg) {
-        let (message, limit, time_ps) = (show(msg), self.mailbox_limit, self.now());
+    #[inline(never)]
+    fn past(&mut self, from: Actor, now: Ps, key: Key) {
+        let message = self.discard(key.slot);
+        self.raise(Fault::Past {
+            from,
+            to: key.to,
+            message,
+            time_ps: now,
+            arrival_ps: key.time_ps,
+        });
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn unknown(&mut self, from: Actor, now: Ps, key: Key) {
+        let message = self.discard(key.slot);
+        self.raise(Fault::UnknownActor {
+            from,
+            to: key.to,
+            message,
+            actors: self.actors.len(),
+            time_ps: now,
+        });
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn overflow(&mut self, key: Key) {
+        let message = self.discard(key.slot);
+        let (limit, time_ps) = (self.mailbox_limit, self.now());
         self.raise(Fault::Mailbox {
-            actor: to,
-            from: queue::source(order),
+            actor: key.to,
+            from: queue::source(key.order),
             message,
             limit,
             time_ps,
@@ -262,15 +322,23 @@ impl<M: Model> Core<M> {
 
     /// Time of the earliest event, and the earliest time at which this shard can send to another.
     #[inline]
-    pub fn horizon(&mut self) -> (Ps, Ps) {
+    pub fn horizon(&self) -> (Ps, Ps) {
         let (mut next, mut reach) = (Ps::MAX, Ps::MAX);
         if self.fault.is_some() {
             return (next, reach);
         }
-        for (queue, lookahead) in self.queues.iter_mut().zip(self.lookahead.iter()) {
+        let lookahead = if self.more_queues.is_empty() {
+            self.lookahead_least
+        } else {
+            self.lookahead[0]
+        };
+        let first = (&self.queue, lookahead);
+        let more = self.more_queues.iter();
+        let more = more.zip(self.lookahead.iter().copied().skip(1));
+        for (queue, lookahead) in std::iter::once(first).chain(more) {
             if let Some(key) = queue.peek() {
                 next = next.min(key.time_ps);
-                reach = reach.min(key.time_ps.saturating_add(*lookahead));
+                reach = reach.min(key.time_ps.saturating_add(lookahead));
             }
         }
         (next, reach)
@@ -281,17 +349,33 @@ impl<M: Model> Core<M> {
         self.lookahead_least
     }
 
-    #[inline]
-    fn peek(&mut self) -> Option<(usize, Key)> {
-        let mut least: Option<(usize, Key)> = None;
-        for (class, queue) in self.queues.iter_mut().enumerate() {
-            if let Some(key) = queue.peek()
-                && least.is_none_or(|(_, l)| *key < l)
-            {
-                least = Some((class, *key));
+    /// Makes the earliest event the current one if it is before `bound`.
+    #[inline(always)]
+    fn advance(&mut self, bound: Ps) -> bool {
+        if !self.more_queues.is_empty() {
+            return self.advance_among_several(bound);
+        }
+        if self.queue.head().time_ps >= bound {
+            return false;
+        }
+        self.current = self.queue.head();
+        self.queue.drop_head();
+        true
+    }
+
+    #[inline(never)]
+    fn advance_among_several(&mut self, bound: Ps) -> bool {
+        let mut least = &mut self.queue;
+        for queue in &mut self.more_queues {
+            if queue.head() < least.head() {
+                least = queue;
             }
         }
-        least
+        let Some(key) = least.pop_before(bound) else {
+            return false;
+        };
+        self.current = key;
+        true
     }
 }
 
@@ -326,14 +410,10 @@ impl<M: Model> Shard<M> {
         let Self { model, core } = self;
 
         for _ in 0..budget {
-            let Some((class, key)) = core.peek() else {
-                return;
-            };
-            if key.time_ps >= bound {
+            if !core.advance(bound) {
                 return;
             }
-            core.queues[class].pop();
-            core.current = key;
+            let key = core.current;
             core.events += 1;
             let start = if PROFILE {
                 core.profile.as_ref().map_or(0, |p| p.clock.raw())
@@ -348,8 +428,8 @@ impl<M: Model> Shard<M> {
                 state.digest ^ now.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2d35_8dcc_aa6c_78a5,
                 M::digest(msg).wrapping_add(u64::from(from) << 32) ^ 0x8bb8_4b93_962e_acc9,
             );
+            let promise = now.saturating_add(core.lookahead[M::class(msg)]);
             let msg = M::take(msg);
-            let promise = now.saturating_add(core.lookahead[class]);
             let mut ctx = Ctx {
                 core,
                 now,
@@ -412,15 +492,8 @@ impl<M: Model> Shard<M> {
 
     /// Takes in what another shard sent. Leaves the batch empty.
     pub fn deliver(&mut self, batch: &mut BatchOf<M>) {
-        for Crossing {
-            time_ps,
-            order,
-            to,
-            msg,
-        } in batch.events.drain(..)
-        {
-            let class = M::class(&msg);
-            self.core.enqueue(class, time_ps, order, to, msg);
+        for event in batch.events.drain(..) {
+            self.core.enqueue(event);
         }
         if batch.bulks.is_empty() {
             return;
