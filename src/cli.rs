@@ -21,6 +21,7 @@ mod top;
 mod topology;
 mod trace;
 mod trace_args;
+mod trace_live;
 mod up;
 mod workload;
 

@@ -25,6 +25,8 @@ mod report;
 mod server;
 mod sse;
 mod text;
+mod tracer;
+mod traces;
 
 pub use clock::Pace;
 pub use control::Desk;

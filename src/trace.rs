@@ -6,6 +6,7 @@ pub mod ask;
 pub mod events;
 mod packets;
 mod read;
+pub mod said;
 mod sink;
 mod tracks;
 mod wire;

@@ -301,6 +301,7 @@ pub fn stats(sim: &Simulation<World>, shared: &Shared, concurrency: Option<u32>)
         f.drawn_ps += o.drawn_ps;
         f.simulated_ps += o.simulated_ps;
         f.abs_error_ps += o.abs_error_ps;
+        s.iterations.merge(&t.iterations);
         s.prefill.steps += t.prefill_batches;
         s.prefill.busy_ps += t.prefill_busy_ps;
         s.prefill.batch_sum += t.prefill_batch_sum;

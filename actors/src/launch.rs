@@ -416,18 +416,7 @@ impl Supernode {
                     }
                 },
                 &mut |worlds, next_ps| {
-                    for world in worlds.iter_mut() {
-                        let lost = world.trace.drain(merge.inbox());
-                        merge.lost += lost;
-                    }
-                    let records = merge.take(next_ps);
-                    let lost = std::mem::take(&mut merge.lost);
-                    if !records.is_empty() || lost > 0 {
-                        let wanted = take(Recorded { records, lost });
-                        for world in worlds {
-                            world.trace.narrow(wanted);
-                        }
-                    }
+                    hand_over(merge, worlds, next_ps, take);
                 },
             )
             .map_err(|e: RuntimeError| RunError::Broken(e.to_string()))?;
@@ -479,6 +468,12 @@ impl Supernode {
             return Err(format!("{offered} requests were put in, {ended} ended"));
         }
         assemble::check_bytes(self.sim.models(), machine)
+    }
+
+    /// Gives `take` what was recorded since the last time and is final; it says what is still wanted. Between runs.
+    pub fn hand_over(&mut self, take: &mut dyn FnMut(Recorded) -> Wanted) {
+        let next_ps = self.sim.next_event_ps().unwrap_or(Ps::MAX);
+        hand_over(&mut self.merge, self.sim.models_mut(), next_ps, take);
     }
 
     /// What was recorded and not handed out yet, once a run was stopped.
@@ -536,6 +531,27 @@ impl Supernode {
 
 /// Messages that may wait at one actor before the run is called broken.
 const MAILBOX_LIMIT: u32 = 4_000_000;
+
+/// Collects what the shards recorded, gives `take` what comes before `next_ps`, and has no more recorded than it wants.
+fn hand_over(
+    merge: &mut Merge,
+    worlds: &mut [World],
+    next_ps: Ps,
+    take: &mut dyn FnMut(Recorded) -> Wanted,
+) {
+    for world in worlds.iter_mut() {
+        let lost = world.trace.drain(merge.inbox());
+        merge.lost += lost;
+    }
+    let records = merge.take(next_ps);
+    let lost = std::mem::take(&mut merge.lost);
+    if !records.is_empty() || lost > 0 {
+        let wanted = take(Recorded { records, lost });
+        for world in worlds {
+            world.trace.narrow(wanted);
+        }
+    }
+}
 
 /// Deals the load over the homes: requests in turn, and streams of a closed loop in turn.
 fn deal(load: &Load, shared: &Shared) -> Vec<Option<Source>> {

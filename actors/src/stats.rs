@@ -318,6 +318,7 @@ pub struct RunStats {
     /// Tokens of the busiest die of a group over the mean, in one layer, averaged over layers (message-level steps).
     pub expert_load_max_over_mean: f64,
     pub fidelity: FidelityStats,
+    pub iterations: IterationTokens,
     /// What parts found out about faults, in order of time.
     pub notes: Vec<Note>,
     /// Requests started again: when, for want of which part, which.
@@ -326,9 +327,48 @@ pub struct RunStats {
     pub lost_messages: u64,
 }
 
+/// How many tokens decode steps and prefill batches had, by powers of two.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IterationTokens {
+    /// By the least power of two that is not less.
+    by_power: [u64; 32],
+    pub sum: u64,
+}
+
+impl IterationTokens {
+    #[inline]
+    pub fn record(&mut self, tokens: u64) {
+        let power = tokens.max(1).next_power_of_two().trailing_zeros() as usize;
+        self.by_power[power.min(31)] += 1;
+        self.sum += tokens;
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        for (a, b) in self.by_power.iter_mut().zip(&other.by_power) {
+            *a += b;
+        }
+        self.sum += other.sum;
+    }
+
+    /// Steps and batches of at most `2^power` tokens; of any number from 31 on.
+    pub fn up_to(&self, power: usize) -> u64 {
+        self.by_power.iter().take(power + 1).sum()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn iterations_are_counted_up_to_powers_of_two() {
+        let mut i = IterationTokens::default();
+        [0, 1, 2, 8, 9, 16, 20_000, u64::from(u32::MAX)].map(|n| i.record(n));
+        assert_eq!([0, 1, 3, 4, 14, 31].map(|p| i.up_to(p)), [2, 3, 4, 6, 6, 8]);
+        let mut twice = i.clone();
+        twice.merge(&i);
+        assert_eq!((twice.up_to(4), twice.sum), (12, 2 * i.sum));
+    }
 
     #[test]
     fn a_quantile_is_within_the_stated_error() {

@@ -2,7 +2,9 @@
 
 use crate::fault::{Note, NoteKind};
 use crate::request::{Delivered, Delivery, RequestRecord};
-use crate::stats::{CacheCounts, ExpertCounts, FidelityStats, FineHist, MessageCounts, StageTimes};
+use crate::stats::{
+    CacheCounts, ExpertCounts, FidelityStats, FineHist, IterationTokens, MessageCounts, StageTimes,
+};
 use crate::steady::Steady;
 use crate::time::Ps;
 
@@ -25,34 +27,6 @@ impl Stages {
     fn merge_into(&self, times: &mut StageTimes) {
         for &(stage, sum, n) in &self.0 {
             times.add(stage, sum, n);
-        }
-    }
-}
-
-/// Tokens over time, in fixed intervals: throughput of the steady part of a run comes from it.
-#[derive(Clone, Debug, Default)]
-pub struct Timeline {
-    pub tokens: Vec<u64>,
-}
-
-impl Timeline {
-    /// Interval of a timeline.
-    pub const TICK_PS: Ps = 10 * crate::time::PS_PER_MS;
-
-    fn add(&mut self, now: Ps, tokens: u64) {
-        let i = (now / Self::TICK_PS) as usize;
-        if i >= self.tokens.len() {
-            self.tokens.resize(i + 1, 0);
-        }
-        self.tokens[i] += tokens;
-    }
-
-    pub fn merge(&mut self, other: &Self) {
-        if other.tokens.len() > self.tokens.len() {
-            self.tokens.resize(other.tokens.len(), 0);
-        }
-        for (a, b) in self.tokens.iter_mut().zip(&other.tokens) {
-            *a += b;
         }
     }
 }
@@ -81,6 +55,7 @@ pub struct Tally {
     pub fidelity: FidelityStats,
     decode_stages: Stages,
     prefill_stages: Stages,
+    pub iterations: IterationTokens,
     pub decode_steps: u64,
     pub decode_busy_ps: Ps,
     pub decode_batch_sum: u64,
@@ -91,8 +66,6 @@ pub struct Tally {
     pub decode_steady: Steady,
     pub prefill_tokens: u64,
     pub prefill_steady: Steady,
-    pub prefill_line: Timeline,
-    pub decode_line: Timeline,
     /// Durations of copies that were asked for to measure the fabric.
     pub copies_ps: Vec<Ps>,
     /// What parts found out and did about faults.
@@ -126,6 +99,7 @@ impl Tally {
             tokens,
         } = step;
         self.decode_tokens += tokens;
+        self.iterations.record(tokens);
         self.decode_steady
             .step(group, started_ps, ended_ps, tokens, full);
         self.decode_steps += 1;
@@ -143,6 +117,7 @@ impl Tally {
             tokens,
         } = batch;
         self.prefill_tokens += tokens;
+        self.iterations.record(tokens);
         self.prefill_steady
             .step(group, started_ps, ended_ps, tokens, full);
         self.prefill_batches += 1;
@@ -153,14 +128,6 @@ impl Tally {
     /// A part has found `part` to be gone, or back.
     pub fn note(&mut self, at_ps: Ps, part: u32, kind: NoteKind) {
         self.notes.push(Note { at_ps, part, kind });
-    }
-
-    pub fn decode_tokens(&mut self, now: Ps, tokens: u32) {
-        self.decode_line.add(now, u64::from(tokens));
-    }
-
-    pub fn prefill_tokens(&mut self, now: Ps, tokens: u64) {
-        self.prefill_line.add(now, tokens);
     }
 
     /// Message hashes of phases, from any rank in any order.

@@ -1,10 +1,15 @@
 //! Speaking with a live machine's control API, for the commands that look at one or turn it.
 
+use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use super::output;
 use crate::error::{Error, Result};
+
+type Response = ureq::http::Response<ureq::Body>;
 
 /// Which machine.
 #[derive(Clone, Debug, clap::Args)]
@@ -41,19 +46,49 @@ impl Remote {
     /// # Errors
     /// No machine there, or what it says is wrong with what was asked.
     pub fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value> {
-        let base = self.url.trim_end_matches('/');
-        let url = format!("{base}{path}");
-        let unreachable = |e: ureq::Error| {
-            Error::failed(format!(
-                "no live machine answers at {base} ({e}); `supernode up` starts one, --url names another"
-            ))
-        };
+        let mut response = self.send(method, path, body, Some(WAIT))?;
+        let text = response.body_mut().read_to_string();
+        let text = text.map_err(|e| self.unreachable(&e))?;
+        self.judged(response.status(), &text)?;
+        Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+
+    /// Writes what is there to a file, or to standard output for "-"; its bytes.
+    ///
+    /// # Errors
+    /// As [`Remote::ask`], or a file that cannot be written.
+    pub fn download(&self, path: &str, file: &Path) -> Result<u64> {
+        let mut response = self.send("GET", path, None, None)?;
+        if !response.status().is_success() {
+            let text = response.body_mut().read_to_string();
+            let text = text.map_err(|e| self.unreachable(&e))?;
+            self.judged(response.status(), &text)?;
+        }
+        let mut body = response.body_mut().as_reader();
+        if output::is_stdout(file) {
+            return Ok(std::io::copy(&mut body, &mut std::io::stdout().lock())?);
+        }
+        let written = File::create(file).and_then(|mut f| std::io::copy(&mut body, &mut f));
+        written.map_err(|e| Error::failed(format!("cannot keep {path} as {}: {e}", file.display())))
+    }
+
+    fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+        wait: Option<Duration>,
+    ) -> Result<Response> {
+        let base = self.base();
         let agent: ureq::Agent = ureq::Agent::config_builder()
-            .timeout_global(Some(WAIT))
+            .timeout_global(wait)
+            .timeout_recv_response(Some(WAIT))
             .http_status_as_error(false)
             .build()
             .into();
-        let mut request = ureq::http::Request::builder().method(method).uri(&url);
+        let mut request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("{base}{path}"));
         if let Some(token) = &self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
@@ -62,15 +97,28 @@ impl Remote {
             .header("Content-Type", "application/json")
             .body(content)
             .map_err(|e| Error::user(format!("--url {base}: {e}")))?;
-        let mut response = agent.run(request).map_err(unreachable)?;
-        let status = response.status();
-        let text = response.body_mut().read_to_string().map_err(unreachable)?;
-        let value: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        agent.run(request).map_err(|e| self.unreachable(&e))
+    }
+
+    fn base(&self) -> &str {
+        self.url.trim_end_matches('/')
+    }
+
+    fn unreachable(&self, e: &ureq::Error) -> Error {
+        Error::failed(format!(
+            "no live machine answers at {} ({e}); `supernode up` starts one, --url names another",
+            self.base()
+        ))
+    }
+
+    /// What a status that is no success means; `text` is the body that came with it.
+    fn judged(&self, status: ureq::http::StatusCode, text: &str) -> Result<()> {
         if status.is_success() {
-            return Ok(value);
+            return Ok(());
         }
+        let value: Value = serde_json::from_str(text).unwrap_or(Value::Null);
         let said = value["error"]["message"].as_str().unwrap_or("");
-        let text = format!("{base} says {}: {said}", status.as_u16());
+        let text = format!("{} says {}: {said}", self.base(), status.as_u16());
         Err(if status.is_client_error() {
             Error::user(text)
         } else {

@@ -1,4 +1,4 @@
-//! `supernode trace`: questions about a run that was kept, or about its trace alone.
+//! `supernode trace`: questions about a run that was kept, or about its trace alone; and traces of a live machine.
 
 mod actors;
 mod diff;
@@ -8,11 +8,12 @@ mod top;
 
 use std::path::Path;
 
+use super::trace_live;
 use crate::error::Result;
 use crate::rundir::RunDir;
 use crate::trace::Read;
 
-/// Ask a kept run where its time went
+/// Ask a kept run where its time went, or trace a live machine
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -26,6 +27,10 @@ enum Command {
     Step(step::Args),
     Diff(diff::Args),
     Top(top::Args),
+    Start(trace_live::Start),
+    Stop(trace_live::Stop),
+    State(trace_live::State),
+    Fetch(trace_live::Fetch),
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -35,6 +40,10 @@ pub fn run(args: &Args) -> Result<()> {
         Command::Step(args) => step::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Top(args) => top::run(args),
+        Command::Start(args) => trace_live::start(args),
+        Command::Stop(args) => trace_live::stop(args),
+        Command::State(args) => trace_live::state(args),
+        Command::Fetch(args) => trace_live::fetch(args),
     }
 }
 

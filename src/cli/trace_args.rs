@@ -6,7 +6,7 @@ use supernode_actors::time::{Ps, ps_from_s};
 
 use crate::error::{Error, Result};
 use crate::scenario::duration_s;
-use crate::trace::TraceOptions;
+use crate::trace::{TraceOptions, said};
 
 /// What is traced, and where to.
 #[derive(Clone, Debug, clap::Args)]
@@ -25,12 +25,12 @@ pub struct TraceArgs {
     trace_window: Option<(Ps, Ps)>,
 
     /// Share of the requests that are followed, such as 1% [default: 100% with --trace, 1% with --out alone]
-    #[arg(allow_negative_numbers = true, long, value_name = "SHARE", value_parser = share)]
+    #[arg(allow_negative_numbers = true, long, value_name = "SHARE", value_parser = said::share)]
     trace_requests: Option<f64>,
 
     /// Stop writing spans of actors when the file has this size, such as 500MB; requests are followed to their end
     /// [default: 1GB with --trace, 64MB with --out alone]
-    #[arg(allow_negative_numbers = true, long, value_name = "SIZE", value_parser = size)]
+    #[arg(allow_negative_numbers = true, long, value_name = "SIZE", value_parser = said::size)]
     trace_limit: Option<u64>,
 }
 
@@ -86,37 +86,12 @@ fn window(text: &str) -> std::result::Result<(Ps, Ps), String> {
     Ok((from, to))
 }
 
-fn share(text: &str) -> std::result::Result<f64, String> {
-    let number = text.trim_end_matches('%');
-    let scale = if number.len() < text.len() { 0.01 } else { 1.0 };
-    match number.trim().parse::<f64>() {
-        Ok(x) if (0.0..=1.0).contains(&(x * scale)) => Ok(x * scale),
-        _ => Err("expected a share from 0% to 100%, such as 1%".into()),
-    }
-}
-
-fn size(text: &str) -> std::result::Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" | "B" => 1.0,
-        "KB" | "K" => 1e3,
-        "MB" | "M" => 1e6,
-        "GB" | "G" => 1e9,
-        "TB" | "T" => 1e12,
-        _ => return Err("expected a size such as 500MB or 2GB".into()),
-    };
-    match digits.trim().parse::<f64>() {
-        Ok(x) if x * unit >= 1.0 && x * unit < 1e18 => Ok((x * unit) as u64),
-        _ => Err("expected a size such as 500MB or 2GB".into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn windows_shares_and_sizes_are_read_as_people_write_them() {
+    fn windows_are_read_as_people_write_them() {
         assert_eq!(
             window("2s..2.2s"),
             Ok((2_000_000_000_000, 2_200_000_000_000))
@@ -124,15 +99,5 @@ mod tests {
         assert_eq!(window("..100ms"), Ok((0, 100_000_000_000)));
         assert_eq!(window("1s..").map(|w| w.1), Ok(Ps::MAX));
         assert!(window("3s").is_err() && window("3s..2s").is_err() && window("a..b").is_err());
-        assert_eq!(
-            (share("1%"), share("0.5"), share("100%")),
-            (Ok(0.01), Ok(0.5), Ok(1.0))
-        );
-        assert!(share("200%").is_err() && share("x").is_err() && share("-1%").is_err());
-        assert_eq!(
-            (size("64MB"), size("1.5g"), size("10")),
-            (Ok(64_000_000), Ok(1_500_000_000), Ok(10))
-        );
-        assert!(size("many").is_err() && size("0").is_err() && size("5 parsecs").is_err());
     }
 }

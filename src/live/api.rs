@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::time::Instant;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::HeaderValue;
+use actix_web::http::header::{CONTENT_LENGTH, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Map, Value, json};
 
@@ -61,7 +61,7 @@ async fn answer(
     chat: bool,
 ) -> HttpResponse {
     let began = Instant::now();
-    let mut response = match try_answer(body, &gateway, chat).await {
+    let mut response = match try_answer(&request, body, &gateway, chat).await {
         Ok(response) => response,
         Err(e) => e.response(),
     };
@@ -86,8 +86,13 @@ async fn answer(
     response
 }
 
-async fn try_answer(body: web::Payload, gateway: &Gateway, chat: bool) -> Asked<HttpResponse> {
-    let body = whole_body(body).await?;
+async fn try_answer(
+    request: &HttpRequest,
+    body: web::Payload,
+    gateway: &Gateway,
+    chat: bool,
+) -> Asked<HttpResponse> {
+    let body = whole_body(request, body).await?;
     let facts = gateway.facts.clone();
     let asking = if body.len() <= BODY_HERE {
         openai::read(&body, chat, &facts)?
@@ -164,17 +169,26 @@ fn failed(why: &str) -> ApiError {
     }
 }
 
-pub async fn whole_body(body: web::Payload) -> Asked<web::Bytes> {
+/// The body, refused unread if it says itself that it is too large.
+pub async fn whole_body(request: &HttpRequest, body: web::Payload) -> Asked<web::Bytes> {
+    let too_large = || {
+        ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "invalid_request_error",
+            format!("the body is larger than {BODY_MOST} bytes"),
+        )
+    };
+    let length = request.headers().get(CONTENT_LENGTH);
+    let length = length.and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|n| n > BODY_MOST) {
+        return Err(too_large());
+    }
     match body.to_bytes_limited(BODY_MOST).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(e)) => Err(ApiError::invalid(format!(
             "the body could not be read: {e}"
         ))),
-        Err(_) => Err(ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "invalid_request_error",
-            format!("the body is larger than {BODY_MOST} bytes"),
-        )),
+        Err(_) => Err(too_large()),
     }
 }
 
@@ -227,8 +241,8 @@ async fn metrics(gateway: web::Data<Gateway>) -> HttpResponse {
     }
 }
 
-async fn object(body: web::Payload) -> Asked<Map<String, Value>> {
-    let body = whole_body(body).await?;
+async fn object(request: &HttpRequest, body: web::Payload) -> Asked<Map<String, Value>> {
+    let body = whole_body(request, body).await?;
     match serde_json::from_slice(&body) {
         Ok(Value::Object(o)) => Ok(o),
         Ok(_) => Err(ApiError::invalid("the body is no JSON object")),
@@ -236,10 +250,14 @@ async fn object(body: web::Payload) -> Asked<Map<String, Value>> {
     }
 }
 
-async fn tokenize(body: web::Payload, gateway: web::Data<Gateway>) -> HttpResponse {
+async fn tokenize(
+    request: HttpRequest,
+    body: web::Payload,
+    gateway: web::Data<Gateway>,
+) -> HttpResponse {
     let facts = &gateway.facts;
     let tokens = async {
-        let o = object(body).await?;
+        let o = object(&request, body).await?;
         if o.contains_key("messages") {
             return openai::messages(&o, facts.vocab);
         }
@@ -256,9 +274,13 @@ async fn tokenize(body: web::Payload, gateway: web::Data<Gateway>) -> HttpRespon
     }
 }
 
-async fn detokenize(body: web::Payload, gateway: web::Data<Gateway>) -> HttpResponse {
+async fn detokenize(
+    request: HttpRequest,
+    body: web::Payload,
+    gateway: web::Data<Gateway>,
+) -> HttpResponse {
     let text = async {
-        let o = object(body).await?;
+        let o = object(&request, body).await?;
         let list = o.get("tokens").and_then(Value::as_array);
         let list = list
             .ok_or_else(|| ApiError::field("tokens", "tokens: a list of token ids is expected"))?;

@@ -83,8 +83,22 @@ pub async fn answer(
     }
 }
 
+/// Reads what the body asks for, and has the driver do it.
+pub async fn told<T: Send + 'static>(
+    request: &actix_web::HttpRequest,
+    body: web::Payload,
+    gateway: &Gateway,
+    read: impl FnOnce(&Value) -> Asked<T>,
+    what: impl FnOnce(&mut Driver, T) -> Asked<Value> + Send + 'static,
+) -> HttpResponse {
+    match json_body(request, body).await.and_then(|body| read(&body)) {
+        Ok(wanted) => answer(gateway, move |d| what(d, wanted)).await,
+        Err(e) => e.response(),
+    }
+}
+
 /// The body as a JSON value. Its content type must say so: a web page elsewhere cannot send that unasked.
-pub async fn json_body(request: &actix_web::HttpRequest, body: web::Payload) -> Asked<Value> {
+async fn json_body(request: &actix_web::HttpRequest, body: web::Payload) -> Asked<Value> {
     use actix_web::HttpMessage;
     if !request
         .content_type()
@@ -96,7 +110,7 @@ pub async fn json_body(request: &actix_web::HttpRequest, body: web::Payload) -> 
             "Content-Type: application/json is expected",
         ));
     }
-    let body = whole_body(body).await?;
+    let body = whole_body(request, body).await?;
     serde_json::from_slice(&body)
         .map_err(|e| ApiError::invalid(format!("the body is not JSON: {e}")))
 }
@@ -160,8 +174,7 @@ async fn set_pace(
     body: web::Payload,
     gateway: web::Data<Gateway>,
 ) -> HttpResponse {
-    let asked = async {
-        let body = json_body(&request, body).await?;
+    let read = |body: &Value| {
         let text = match body.get("pace") {
             Some(Value::String(text)) => text.clone(),
             Some(Value::Number(n)) => n.to_string(),
@@ -175,17 +188,12 @@ async fn set_pace(
         let pace: Result<super::Pace, String> = text.parse();
         pace.map_err(|why| ApiError::field("pace", format!("pace: {why}")))
     };
-    match asked.await {
-        Ok(pace) => {
-            look(&gateway, move |d| {
-                let reached = d.machine.now();
-                d.clock.set_pace(pace, std::time::Instant::now(), reached);
-                pace_of(d)
-            })
-            .await
-        }
-        Err(e) => e.response(),
-    }
+    told(&request, body, &gateway, read, |d, pace| {
+        let reached = d.machine.now();
+        d.clock.set_pace(pace, std::time::Instant::now(), reached);
+        Ok(pace_of(d))
+    })
+    .await
 }
 
 async fn series(gateway: web::Data<Gateway>) -> HttpResponse {

@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use supernode_actors::launch::Supernode;
 use supernode_actors::request::{Delivered, Delivery, RequestRecord, RequestSpec};
 use supernode_actors::stats::RunStats;
-use supernode_actors::time::Ps;
+use supernode_actors::time::{Ps, s_from_ps};
 
 use super::clock::{Clock, Pace};
 use super::gateway::{Command, Counters, Submission};
@@ -18,6 +18,7 @@ use super::load::Player;
 use super::mailbox::{Mailbox, Ticket, Tokens};
 use super::meters::Meters;
 use super::record::Recorder;
+use super::tracer::Tracer;
 use crate::error::{Error, Result};
 use crate::report::Offered;
 
@@ -55,6 +56,7 @@ pub struct Driver {
     pub machine: Supernode,
     pub clock: Clock,
     pub meters: Meters,
+    pub tracer: Option<Tracer>,
     /// The latest records, oldest first, and how many older ones there were.
     pub records: VecDeque<RequestRecord>,
     pub dropped_records: u64,
@@ -93,6 +95,7 @@ impl Driver {
         Self {
             clock: Clock::new(options.pace, now, machine.now()),
             meters: Meters::new(),
+            tracer: None,
             machine,
             records: VecDeque::new(),
             dropped_records: 0,
@@ -156,6 +159,9 @@ impl Driver {
             let began = Instant::now();
             self.play()?;
             self.hand_out();
+            if let Some(tracer) = &mut self.tracer {
+                tracer.round(&mut self.machine);
+            }
             self.sample();
             if self.draining {
                 if self.open.is_empty() && self.machine.next_event_ps().is_none() {
@@ -272,7 +278,7 @@ impl Driver {
         let said_lately = self.said.is_some_and(|at| now - at < SAID_EVERY);
         if self.late > LATE_SAID && !said_lately {
             self.said = Some(now);
-            let rate = self.meters.pace_reached();
+            let rate = self.rate(now);
             let text = format!(
                 "cannot keep pace {}: {:.0} ms behind, {:.1} s lost so far, running at {rate:.2} virtual seconds a second",
                 self.clock.pace(),
@@ -283,6 +289,15 @@ impl Driver {
         }
     }
 
+    /// Virtual seconds in the last second, or since the start when that was less ago.
+    fn rate(&self, now: Instant) -> f64 {
+        if self.meters.points.is_empty() {
+            let passed = (now - self.sampled).as_secs_f64();
+            return s_from_ps(self.machine.now()) / passed.max(1e-3);
+        }
+        self.meters.pace_reached()
+    }
+
     fn submit(&mut self, submission: Submission) {
         let Submission {
             prompt_tokens,
@@ -291,7 +306,7 @@ impl Driver {
             streams,
             mailbox,
         } = submission;
-        self.meters.asked(prompt_tokens, output_tokens, streams);
+        self.meters.asked(output_tokens, streams);
         let spec = RequestSpec {
             id: 0,
             arrival_ps: 0,
@@ -312,8 +327,7 @@ impl Driver {
         self.next_id += 1;
         if mailbox.is_none() {
             self.counters.open.fetch_add(1, Ordering::Relaxed);
-            self.meters
-                .asked(spec.prompt_tokens, spec.output_tokens, false);
+            self.meters.asked(spec.output_tokens, false);
         }
         let at = at.max(self.last_arrival_ps + 1);
         let id = spec.id;

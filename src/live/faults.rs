@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use supernode_actors::fault::Fault;
 use supernode_actors::time::s_from_ps;
 
-use super::control::{Desk, answer, json_body, look};
+use super::control::{Desk, answer, look, told};
 use super::driver::Driver;
 use super::gateway::Gateway;
 use super::openai::{ApiError, Asked};
@@ -117,31 +117,23 @@ async fn inject(
     gateway: web::Data<Gateway>,
     desk: web::Data<Desk>,
 ) -> HttpResponse {
-    let wanted = async {
-        let body = json_body(&request, body).await?;
-        asked(&body, &desk.machine)
-    };
-    match wanted.await {
-        Ok(wanted) => {
-            answer(&gateway, move |d| {
-                if d.machine.faults().len() >= FAULTS_MOST {
-                    return Err(ApiError::invalid(format!(
-                        "this machine has had {FAULTS_MOST} faults: no more are taken"
-                    )));
-                }
-                let now = d.machine.now();
-                let number = d.machine.inject(Fault {
-                    start_ps: now + wanted.start_ps,
-                    end_ps: wanted.end_ps.map(|end| now + end),
-                    ..wanted
-                }) as usize;
-                let f = d.machine.faults()[number].clone();
-                Ok(fault(number, &f, d))
-            })
-            .await
+    let read = |body: &Value| asked(body, &desk.machine);
+    told(&request, body, &gateway, read, |d, wanted| {
+        if d.machine.faults().len() >= FAULTS_MOST {
+            return Err(ApiError::invalid(format!(
+                "this machine has had {FAULTS_MOST} faults: no more are taken"
+            )));
         }
-        Err(e) => e.response(),
-    }
+        let now = d.machine.now();
+        let number = d.machine.inject(Fault {
+            start_ps: now + wanted.start_ps,
+            end_ps: wanted.end_ps.map(|end| now + end),
+            ..wanted
+        }) as usize;
+        let f = d.machine.faults()[number].clone();
+        Ok(fault(number, &f, d))
+    })
+    .await
 }
 
 async fn clear(id: web::Path<String>, gateway: web::Data<Gateway>) -> HttpResponse {

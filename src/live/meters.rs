@@ -1,8 +1,10 @@
 //! What a live machine has measured since it came up, in virtual time: histograms with the buckets that vLLM's
 //! dashboards expect, counters, and the points of the last minutes' curves.
 
+mod families;
 mod histogram;
 mod prometheus;
+mod text;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,8 +16,10 @@ use supernode_actors::request::{Outcome, RequestRecord};
 use supernode_actors::stats::FineHist;
 use supernode_actors::time::{Ps, ms_from_ps, s_from_ps};
 
+pub use families::{Families, Family};
 pub use histogram::Histogram;
-pub use prometheus::{CONTENT_TYPE, render};
+pub use prometheus::render;
+pub use text::CONTENT_TYPE;
 
 /// Points of the curves that are kept: one a second.
 const POINTS_MOST: usize = 600;
@@ -77,20 +81,7 @@ struct Second {
 
 #[derive(Clone, Debug)]
 pub struct Meters {
-    pub ttft: Histogram,
-    pub itl: Histogram,
-    /// The same gaps, with the finer buckets that SGLang has.
-    pub itl_fine: Histogram,
-    pub tpot: Histogram,
-    pub e2e: Histogram,
-    pub queue: Histogram,
-    pub prefill: Histogram,
-    pub decode: Histogram,
-    pub inference: Histogram,
-    pub prompt_tokens: Histogram,
-    pub output_tokens: Histogram,
-    pub max_tokens: Histogram,
-    pub computed_tokens: Histogram,
+    pub families: Families,
     pub stopped: u64,
     pub aborted: u64,
     pub failed: u64,
@@ -111,22 +102,8 @@ pub struct Meters {
 
 impl Meters {
     pub fn new() -> Self {
-        use histogram::{E2E, ITL, ITL_FINE, TOKENS, TTFT};
-        let new = Histogram::new;
         Self {
-            ttft: new(TTFT),
-            itl: new(ITL),
-            itl_fine: new(ITL_FINE),
-            tpot: new(ITL),
-            e2e: new(E2E),
-            queue: new(E2E),
-            prefill: new(E2E),
-            decode: new(E2E),
-            inference: new(E2E),
-            prompt_tokens: new(TOKENS),
-            output_tokens: new(TOKENS),
-            max_tokens: new(TOKENS),
-            computed_tokens: new(TOKENS),
+            families: Families::default(),
             stopped: 0,
             aborted: 0,
             failed: 0,
@@ -145,14 +122,15 @@ impl Meters {
         }
     }
 
-    pub fn asked(&mut self, _prompt_tokens: u32, output_tokens: u32, streams: bool) {
+    pub fn asked(&mut self, output_tokens: u32, streams: bool) {
         self.asked += 1;
         self.streams += u64::from(streams);
-        self.max_tokens.record(f64::from(output_tokens));
+        self.families
+            .record(Family::AskedTokens, f64::from(output_tokens));
     }
 
     pub fn first_token(&mut self, ttft_ps: Ps, count: u32) {
-        self.ttft.record(s_from_ps(ttft_ps));
+        self.families.record(Family::Ttft, s_from_ps(ttft_ps));
         self.second.ttft.record(ttft_ps);
         self.made(count);
     }
@@ -162,8 +140,9 @@ impl Meters {
     pub fn tokens(&mut self, gap_ps: Ps, count: u32) {
         let each_ps = gap_ps / u64::from(count.max(1));
         let each_s = s_from_ps(each_ps);
-        self.itl.record_n(each_s, u64::from(count));
-        self.itl_fine.record_n(each_s, u64::from(count));
+        for family in [Family::Itl, Family::ItlFine] {
+            self.families.record_n(family, each_s, u64::from(count));
+        }
         self.second.tpot.record_n(each_ps, count);
         self.made(count);
     }
@@ -187,20 +166,27 @@ impl Meters {
         self.second.prompt_tokens += u64::from(r.prompt_tokens);
         self.prompt_tokens_done += u64::from(r.prompt_tokens);
         self.cached_tokens += u64::from(r.cached_tokens);
-        self.prompt_tokens.record(f64::from(r.prompt_tokens));
-        self.output_tokens.record(f64::from(r.output_tokens));
-        self.computed_tokens
-            .record(f64::from(r.prompt_tokens - r.cached_tokens));
-        self.e2e.record(s_from_ps(r.e2e_ps()));
-        if let Some(tpot) = r.tpot_ps() {
-            self.tpot.record(s_from_ps(tpot));
-        }
         let started = r.prefill_start_ps.max(r.arrival_ps);
-        self.queue.record(s_from_ps(started - r.arrival_ps));
-        self.prefill
-            .record(s_from_ps(r.first_token_ps.saturating_sub(started)));
-        self.decode.record(s_from_ps(r.end_ps - r.first_token_ps));
-        self.inference.record(s_from_ps(r.end_ps - started));
+        let first_ps = r.first_token_ps;
+        let span_s = |from: Ps, to: Ps| s_from_ps(to.saturating_sub(from));
+        for (family, value) in [
+            (Family::PromptTokens, f64::from(r.prompt_tokens)),
+            (Family::OutputTokens, f64::from(r.output_tokens)),
+            (
+                Family::ComputedTokens,
+                f64::from(r.prompt_tokens - r.cached_tokens),
+            ),
+            (Family::E2e, s_from_ps(r.e2e_ps())),
+            (Family::Queue, span_s(r.arrival_ps, started)),
+            (Family::Prefill, span_s(started, first_ps)),
+            (Family::Decode, span_s(first_ps, r.end_ps)),
+            (Family::Inference, span_s(started, r.end_ps)),
+        ] {
+            self.families.record(family, value);
+        }
+        if let Some(tpot) = r.tpot_ps() {
+            self.families.record(Family::Tpot, s_from_ps(tpot));
+        }
         self.remember(r);
     }
 

@@ -14,7 +14,7 @@ use actix_web::{App, HttpServer, web};
 use super::control::Desk;
 use super::gateway::Gateway;
 use super::openai::ApiError;
-use super::{api, control, faults, page};
+use super::{api, control, faults, page, traces};
 use crate::error::{Error, Result};
 
 /// Connections held at once: each open stream is one.
@@ -84,6 +84,7 @@ impl Bound {
                             .configure(api::routes)
                             .configure(control::routes)
                             .configure(faults::routes)
+                            .configure(traces::routes)
                             .configure(page::routes)
                             .default_service(web::to(nowhere))
                     })

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, bounded};
@@ -73,8 +73,17 @@ pub struct Summary {
 pub struct Sink {
     path: PathBuf,
     sender: Option<Sender<Recorded>>,
-    full: Arc<AtomicBool>,
+    state: Arc<State>,
     thread: Option<JoinHandle<std::io::Result<Summary>>>,
+}
+
+/// What the writer tells of itself as it goes.
+#[derive(Debug, Default)]
+struct State {
+    /// Spans of actors are written no more.
+    full: AtomicBool,
+    /// Bytes in the file: whole packets.
+    bytes: AtomicU64,
 }
 
 impl Sink {
@@ -88,32 +97,45 @@ impl Sink {
         header: &Header,
         options: &TraceOptions,
     ) -> Result<Self> {
-        let failed = |e: std::io::Error| {
-            Error::failed(format!("cannot write the trace to {}: {e}", path.display()))
-        };
-        let file = File::create(path).map_err(failed)?;
+        let file = File::create(path).map_err(|e| cannot(path, &e))?;
+        Self::onto(file, path, machine, header, options)
+    }
+
+    /// The same onto an empty file that is open; `path` is what messages call it.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn onto(
+        file: File,
+        path: &Path,
+        machine: Arc<Machine>,
+        header: &Header,
+        options: &TraceOptions,
+    ) -> Result<Self> {
         let (sender, receiver) = bounded::<Recorded>(BATCHES_MAX);
-        let full = Arc::new(AtomicBool::new(false));
+        let state = Arc::new(State::default());
         let mut job = Job {
             file,
             writer: Writer::new(machine, header, (options.from_ps, options.until_ps)),
             bytes_max: options.bytes_max,
-            full: full.clone(),
+            state: state.clone(),
             summary: Summary::default(),
         };
         let thread = std::thread::Builder::new()
             .name("trace".into())
             .spawn(move || {
+                // What the file is stands in it from the start.
+                job.flush()?;
                 for batch in &receiver {
                     job.take(&batch)?;
                 }
                 job.finish()
             })
-            .map_err(failed)?;
+            .map_err(|e| cannot(path, &e))?;
         Ok(Self {
             path: path.to_path_buf(),
             sender: Some(sender),
-            full,
+            state,
             thread: Some(thread),
         })
     }
@@ -128,11 +150,31 @@ impl Sink {
         if gone {
             self.sender = None;
             Wanted::Nothing
-        } else if self.full.load(Ordering::Relaxed) {
+        } else if self.is_full() {
             Wanted::Requests
         } else {
             Wanted::All
         }
+    }
+
+    /// Whether spans of actors are left out because the file has its full size.
+    pub fn is_full(&self) -> bool {
+        self.state.full.load(Ordering::Relaxed)
+    }
+
+    /// Bytes in the file so far; up to there it is a valid trace.
+    pub fn bytes(&self) -> u64 {
+        self.state.bytes.load(Ordering::Acquire)
+    }
+
+    /// Nothing more comes: what is there is written without being waited for.
+    pub fn close(&mut self) {
+        self.sender = None;
+    }
+
+    /// Whether the writer has ended, by itself or because the sink was closed.
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Waits until all is written.
@@ -153,11 +195,15 @@ impl Sink {
     }
 }
 
+fn cannot(path: &Path, e: &std::io::Error) -> Error {
+    Error::failed(format!("cannot write the trace to {}: {e}", path.display()))
+}
+
 struct Job {
     file: File,
     writer: Writer,
     bytes_max: u64,
-    full: Arc<AtomicBool>,
+    state: Arc<State>,
     summary: Summary,
 }
 
@@ -177,7 +223,7 @@ impl Job {
     fn record(&mut self, record: &Record) {
         let of_actor = !matches!(record.what, What::Mark(_));
         if of_actor && self.summary.bytes + self.writer.bytes().len() as u64 >= self.bytes_max {
-            self.full.store(true, Ordering::Relaxed);
+            self.state.full.store(true, Ordering::Relaxed);
             self.summary.left_out += 1;
             return;
         }
@@ -193,6 +239,9 @@ impl Job {
             return Err(e);
         }
         self.summary.bytes += packets.len() as u64;
+        self.state
+            .bytes
+            .store(self.summary.bytes, Ordering::Release);
         *self.writer.bytes() = packets;
         self.writer.bytes().clear();
         Ok(())

@@ -1,6 +1,9 @@
 //! Running the built command and looking at what it says.
 #![allow(dead_code)]
 
+#[cfg(unix)]
+pub mod live;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 

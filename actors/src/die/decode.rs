@@ -830,7 +830,6 @@ impl DecodeRank {
                 i += 1;
             }
         }
-        env.tally.decode_tokens(now, made);
         if !self.step.drawn {
             env.meter().stepped_ps += now - self.step.started_ps;
         }

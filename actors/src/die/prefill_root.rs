@@ -448,7 +448,6 @@ impl PrefillRoot {
             tokens: r.new_tokens,
         };
         env.tally.prefill_batch(batch, full);
-        env.tally.prefill_tokens(now, r.new_tokens);
         self.backlog -= r.new_tokens;
         for job in r.finished {
             env.tally.cache.prompt_tokens += u64::from(job.prompt.prompt_tokens);
