@@ -120,9 +120,9 @@ impl Browser {
     fn wait(&mut self, expression: &str) {
         let began = Instant::now();
         while self.value(expression) != true {
-            let text = || "document.body ? document.body.innerText : ''";
             if began.elapsed() > Duration::from_secs(30) {
-                panic!("{expression} never came true: {}", self.value(text()));
+                let shown = self.value("document.body ? document.body.innerText : ''");
+                panic!("{expression} never came true: {shown}");
             }
             std::thread::sleep(Duration::from_millis(50));
         }

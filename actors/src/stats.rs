@@ -363,7 +363,9 @@ mod tests {
     #[test]
     fn iterations_are_counted_up_to_powers_of_two() {
         let mut i = IterationTokens::default();
-        [0, 1, 2, 8, 9, 16, 20_000, u64::from(u32::MAX)].map(|n| i.record(n));
+        for tokens in [0, 1, 2, 8, 9, 16, 20_000, u64::from(u32::MAX)] {
+            i.record(tokens);
+        }
         assert_eq!([0, 1, 3, 4, 14, 31].map(|p| i.up_to(p)), [2, 3, 4, 6, 6, 8]);
         let mut twice = i.clone();
         twice.merge(&i);
