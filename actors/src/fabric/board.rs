@@ -56,7 +56,10 @@ struct Phase {
     /// Serialisation of one unit, from inside the node and from another.
     inside_ps: Ps,
     between_ps: Ps,
+    /// Pace of flags; each source's own where a fault slows some of them.
     flag_ps: Ps,
+    flag_ps_of: Vec<Ps>,
+    paces_differ: bool,
     /// No cell is earlier.
     from_ps: Ps,
     flags_from_ps: Vec<Ps>,
@@ -95,12 +98,17 @@ impl Phase {
         if !self.has(s) {
             return 0;
         }
+        let flag_ps = if self.paces_differ {
+            self.flag_ps_of[s]
+        } else {
+            self.flag_ps
+        };
         if s == d {
-            return from_ps + n as Ps * self.flag_ps;
+            return from_ps + n as Ps * flag_ps;
         }
         let place = if d > s { d - s } else { d + n - s };
         let same_node = shape.node_of_rank[s] == shape.node_of_rank[d];
-        from_ps + place as Ps * self.flag_ps + cost.at(same_node).latency_ps
+        from_ps + place as Ps * flag_ps + cost.at(same_node).latency_ps
     }
 }
 
@@ -149,6 +157,8 @@ impl Board {
             inside_ps: 0,
             between_ps: 0,
             flag_ps: 0,
+            flag_ps_of: vec![0; ranks],
+            paces_differ: false,
             from_ps: Ps::MAX,
             flags_from_ps: vec![0; ranks],
             row_of: vec![0; ranks],
@@ -216,12 +226,15 @@ impl Board {
             p.inside_ps = self.cost.inside.per_byte.ps(u64::from(send.unit_bytes));
             p.between_ps = self.cost.between.per_byte.ps(u64::from(send.unit_bytes));
             p.flag_ps = send.flag_ps;
+            p.paces_differ = false;
             p.senders.clear();
             p.incoming.fill(0);
         }
         let source = send.source as usize;
         p.from_ps = p.from_ps.min(send.from_ps);
         p.flags_from_ps[source] = send.flags_from_ps;
+        p.flag_ps_of[source] = send.flag_ps;
+        p.paces_differ |= send.flag_ps != p.flag_ps;
         p.row_of[source] = send.phase;
         p.posted += 1;
         if !cells.is_empty() {
@@ -498,7 +511,7 @@ fn lost_units<'a>(shape: &Shape, s: usize, cells: impl Fn(usize) -> &'a [Cell]) 
 fn last_flags(shape: &Shape, p: &Phase, cost: &BothReaches, arrived: &mut Vec<Arrived>) {
     let n = shape.ranks();
     let between = cost.between.latency_ps;
-    if !shape.runs_are_nodes {
+    if !shape.runs_are_nodes || p.paces_differ {
         for &rank in &shape.local {
             let flags = (0..n).map(|s| p.flag_at(shape, cost, s, rank as usize));
             let at_ps = flags.max().unwrap_or(0);
