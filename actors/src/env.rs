@@ -59,15 +59,15 @@ impl Env<'_, '_> {
 
     pub fn control_after(&mut self, delay_ps: Ps, to: Actor, msg: Msg) {
         let me = self.ctx.me();
-        if to != me && self.is_mute(me) && !msg.is_of_clients() {
-            self.tally.lost_messages += 1;
-            return;
+        let mut latency_ps = 0;
+        if to != me {
+            let toll = self.small_toll(true, to, msg.is_of_clients());
+            if toll.lost {
+                self.tally.lost_messages += 1;
+                return;
+            }
+            latency_ps = self.control_latency_ps(me, to) + toll.extra_ps;
         }
-        let latency_ps = if to == me {
-            0
-        } else {
-            self.control_latency_ps(me, to)
-        };
         match msg {
             Msg::FirstToken { .. } | Msg::Tokens { .. } => self.tally.messages.tokens += 1,
             _ => self.tally.messages.control += 1,
@@ -75,10 +75,22 @@ impl Env<'_, '_> {
         self.ctx.send_in(delay_ps + latency_ps, to, msg);
     }
 
-    /// No lane lets anything out of this part.
-    fn is_mute(&self, me: Actor) -> bool {
-        let health = &self.fabric.health;
-        !health.is_clear() && health.is_cut_off(&self.shared.machine, ActorId(me), true, self.now())
+    /// What the links on this actor's side add to a small message to or from `other`; clients have lines of their own.
+    pub(crate) fn small_toll(&mut self, out: bool, other: Actor, of_clients: bool) -> Toll {
+        if self.fabric.health.is_clear() || of_clients {
+            return Toll::NONE;
+        }
+        let (me, now, s) = (self.ctx.me(), self.now(), self.shared);
+        let crossing = Crossing {
+            part: ActorId(me),
+            out,
+            remote: s.node_of(me) != s.node_of(other),
+            bytes: u64::from(s.cal.wire.control_bytes),
+        };
+        let health = &mut self.fabric.health;
+        let toll = health.small_toll(&s.machine, crossing, now, self.ctx.rng());
+        self.note_toll(&toll);
+        toll
     }
 
     /// A small message of the simulation itself: it takes the time of one, and is not counted.

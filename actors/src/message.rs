@@ -81,7 +81,11 @@ pub struct BatchPart {
 /// A batch for the ranks of a prefill group.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BatchWork {
+    /// A rank that is in an earlier one gives up what it is at.
+    pub epoch: u32,
     pub batch: u64,
+    /// How long it takes, where that is drawn and not simulated.
+    pub drawn_ps: Option<Ps>,
     pub parts: Vec<BatchPart>,
     pub finishing: u32,
 }
@@ -152,6 +156,8 @@ pub enum Msg {
     FirstToken {
         request: u64,
         cached: u32,
+        /// Tokens that its home has from earlier tries.
+        delivered: u32,
         /// When its first batch started.
         started_ps: Ps,
     },
@@ -251,6 +257,8 @@ pub enum Msg {
         group: u16,
     },
     StepStart {
+        /// It is for those who have taken this up.
+        epoch: u32,
         step: u32,
         microbatch: bool,
         drawn_ps: Option<Ps>,
@@ -335,6 +343,11 @@ pub enum Msg {
     Release {
         request: u64,
     },
+    /// Tokens from the `first`th on did not reach its home.
+    Resend {
+        request: u64,
+        first: u32,
+    },
 
     // ---- clients, who live outside the machine
     /// Timer: the clients of a CPU that does not answer turn to another.
@@ -356,6 +369,11 @@ pub enum Msg {
     Unacked {
         to: u32,
         inbound: Box<Inbound>,
+    },
+    /// A small message that its receiver's own links have held up.
+    Late {
+        from: u32,
+        msg: Box<Msg>,
     },
     Copy(Copying),
     /// The last byte of a copy is in.
@@ -425,7 +443,11 @@ impl Msg {
             Msg::Batch(w) => m(
                 16,
                 w.batch,
-                w.parts.iter().fold(0, |a, p| mix(a ^ p.tokens)),
+                w.parts
+                    .iter()
+                    .fold(u64::from(w.epoch) ^ w.drawn_ps.unwrap_or(0), |a, p| {
+                        mix(a ^ p.tokens)
+                    }),
             ),
             Msg::Handoff(h) => m(17, h.prompt.request, u64::from(h.cached_tokens)),
             Msg::Computed { part } => m(18, u64::from(*part), 0),
@@ -442,13 +464,14 @@ impl Msg {
             Msg::Kv { request } => m(24, *request, 0),
             Msg::Wake { group } => m(25, u64::from(*group), 0),
             Msg::StepStart {
+                epoch,
                 step,
                 microbatch,
                 drawn_ps,
                 experts,
             } => m(
                 26,
-                (u64::from(*step) << 1) | u64::from(*microbatch),
+                (u64::from(*step) << 1) | u64::from(*microbatch) | (u64::from(*epoch) << 40),
                 drawn_ps.unwrap_or(0) ^ experts.digest().rotate_left(7),
             ),
             Msg::Experts(e) => m(46, e.digest(), 0),
@@ -504,10 +527,12 @@ impl Msg {
             Msg::Refused { request } => m(63, *request, 0),
             Msg::Unplaced { request } => m(68, *request, 0),
             Msg::Release { request } => m(64, *request, 0),
+            Msg::Resend { request, first } => m(71, *request, u64::from(*first)),
             Msg::ClientsLeave => m(65, 0, 0),
             Msg::Resubmit(r) => m(66, r.spec.id, u64::from(r.delivered)),
             Msg::StreamFree { die } => m(67, u64::from(die.unwrap_or(u32::MAX)), 0),
             Msg::Unacked { to, inbound } => m(40, u64::from(*to), inbound.then.digest()),
+            Msg::Late { from, msg } => m(72, u64::from(*from), msg.digest()),
             Msg::Submit(s) => m(
                 60,
                 s.id,

@@ -10,7 +10,6 @@ use crate::compute::{Calibration, DecodeTimes, PrefillTimes};
 use crate::config::{Fidelity, Serving};
 use crate::cpu::Cpu;
 use crate::die::Die;
-use crate::env::Env;
 use crate::experts::{Drift, ExpertLayers};
 use crate::fabric::{Fabric, Paths, PhaseSend, post};
 use crate::fault::{Change, Verdict};
@@ -136,6 +135,22 @@ impl Shared {
         self.serving.fidelity.level == Fidelity::Message
     }
 }
+/// What an actor of `$world` can do while it handles a message from `$from`; leaves the actors themselves alone.
+macro_rules! env_of {
+    ($world:expr, $ctx:expr, $shared:expr, $from:expr) => {
+        $crate::env::Env {
+            ctx: $ctx,
+            fabric: &mut $world.fabric,
+            tally: &mut $world.tally,
+            meters: &mut $world.meters,
+            trace: &mut $world.trace,
+            shared: $shared,
+            from: $from,
+        }
+    };
+}
+pub(crate) use env_of;
+
 /// One shard's actors.
 pub struct World {
     pub shared: Arc<Shared>,
@@ -157,15 +172,7 @@ impl World {
         if let Some(meter) = self.meters.get_mut(to as usize) {
             meter.handled += 1;
         }
-        let mut env = Env {
-            ctx,
-            fabric: &mut self.fabric,
-            tally: &mut self.tally,
-            meters: &mut self.meters,
-            trace: &mut self.trace,
-            shared: &shared,
-            from,
-        };
+        let mut env = env_of!(self, ctx, &shared, from);
         let msg = match msg {
             Msg::Inbound(inbound) => return env.inbound(from, *inbound),
             Msg::Unacked { to, inbound } => return env.unacked(to, *inbound),
@@ -202,7 +209,7 @@ impl Model for World {
         if !self.struck {
             return self.deliver(to, from, msg, ctx);
         }
-        let Verdict::Handle(msg) = self.gate(to, from, msg, ctx) else {
+        let Verdict::Handle(from, msg) = self.gate(to, from, msg, ctx) else {
             return;
         };
         if let Msg::Fault(strike) = msg {

@@ -78,9 +78,11 @@ fn kind(msg: &Msg) -> usize {
         Msg::StreamFree { .. } => 61,
         Msg::Unplaced { .. } => 62,
         Msg::Experts(_) => 63,
+        Msg::Resend { .. } => 64,
+        Msg::Late { .. } => 65,
     }
 }
-const KINDS: usize = 64;
+const KINDS: usize = 66;
 
 /// Reads and SSD loads of the same blocks share a digest: one is what is left of the other after a wait.
 const ALIKE: (usize, usize) = (6, 8);
@@ -156,6 +158,7 @@ fn samples() -> Vec<Msg> {
         Msg::FirstToken {
             request,
             cached: 9,
+            delivered: 0,
             started_ps: 4,
         },
         Msg::Tokens {
@@ -183,6 +186,8 @@ fn samples() -> Vec<Msg> {
         Msg::BatchDone { batch: 9 },
         Msg::Learned(Box::new(learned)),
         Msg::Batch(Box::new(BatchWork {
+            epoch: 2,
+            drawn_ps: Some(7),
             batch: 9,
             parts: vec![part, BatchPart::default()],
             finishing: 2,
@@ -210,6 +215,7 @@ fn samples() -> Vec<Msg> {
         Msg::Kv { request },
         Msg::Wake { group: 1 },
         Msg::StepStart {
+            epoch: 3,
             step: 1,
             microbatch: true,
             drawn_ps: Some(u64::MAX),
@@ -220,6 +226,7 @@ fn samples() -> Vec<Msg> {
             },
         },
         Msg::Experts(Box::new(ExpertMsg::Load {
+            round: 1,
             rank: 1,
             units: vec![1, 2],
         })),
@@ -253,6 +260,7 @@ fn samples() -> Vec<Msg> {
             epoch: 4,
             root: 1,
             ranks: vec![1, 2, 7],
+            plans: None,
         })),
         Msg::Joined {
             epoch: 4,
@@ -273,6 +281,11 @@ fn samples() -> Vec<Msg> {
         Msg::Unplaced { request },
         Msg::Refused { request },
         Msg::Release { request },
+        Msg::Resend { request, first: 3 },
+        Msg::Late {
+            from: 5,
+            msg: Box::new(Msg::Loaded),
+        },
         Msg::ClientsLeave,
         Msg::Resubmit(Box::new(Resubmitted {
             spec: RequestSpec {

@@ -72,6 +72,15 @@ impl Open {
         self.backlog_best.is_some_and(|b| b.0 != u64::MAX)
     }
 
+    /// Why it fails that nobody has taken.
+    pub(super) fn untaken(&self, by: &str, seconds: f64) -> String {
+        let after = match self.why.as_str() {
+            "" => String::new(),
+            why => format!(", after {why}"),
+        };
+        format!("no {by} took it for {seconds} s{after}")
+    }
+
     /// What parts call the present try.
     pub(super) fn name(&self) -> u64 {
         try_of(self.spec.id, self.retries as u8)
@@ -89,6 +98,33 @@ pub enum Source {
         requests: VecDeque<RequestSpec>,
         streams: Vec<Option<Actor>>,
     },
+}
+
+impl Source {
+    /// What is put in now, each with the die that its stream stays on; the timer for the next arrival is set.
+    pub(super) fn due(&mut self, env: &mut Env<'_, '_>) -> Vec<(RequestSpec, Option<Actor>)> {
+        match self {
+            Self::Open(queue) => {
+                let due = queue.pop_front();
+                if let (Some(_), Some(next)) = (&due, queue.front()) {
+                    env.at(next.arrival_ps.max(env.now()), Msg::Arrival);
+                }
+                due.into_iter().map(|spec| (spec, None)).collect()
+            }
+            Self::Closed { requests, streams } => std::mem::take(streams)
+                .into_iter()
+                .map_while(|die| requests.pop_front().map(|spec| (spec, die)))
+                .collect(),
+        }
+    }
+
+    /// What a stream of a closed loop puts in next.
+    pub(super) fn next(&mut self) -> Option<RequestSpec> {
+        match self {
+            Self::Open(_) => None,
+            Self::Closed { requests, .. } => requests.pop_front(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -125,27 +161,8 @@ impl Home {
     }
 
     pub fn arrival(&mut self, env: &mut Env<'_, '_>) {
-        let now = env.now();
-        match &mut self.source {
-            Source::Open(queue) => {
-                let Some(spec) = queue.pop_front() else {
-                    return;
-                };
-                if let Some(next) = queue.front() {
-                    let at = next.arrival_ps.max(now);
-                    env.at(at, Msg::Arrival);
-                }
-                self.put_in(spec, None, env);
-            }
-            Source::Closed { requests, streams } => {
-                let first: Vec<_> = std::mem::take(streams)
-                    .into_iter()
-                    .map_while(|die| requests.pop_front().map(|spec| (spec, die)))
-                    .collect();
-                for (spec, die) in first {
-                    self.put_in(spec, die, env);
-                }
-            }
+        for (spec, die) in self.source.due(env) {
+            self.put_in(spec, die, env);
         }
     }
 
@@ -200,8 +217,7 @@ impl Home {
         if matches!(self.source, Source::Closed { .. }) {
             spec.arrival_ps = now;
         }
-        env.tally.offered += 1;
-        env.shared.progress.offered.fetch_add(1, Ordering::Relaxed);
+        env.offered();
         let id = spec.id;
         let tokens = (u64::from(spec.output_tokens) << 32) | u64::from(spec.prompt_tokens);
         env.mark(Mark::Arrived, id, tokens);
@@ -398,6 +414,7 @@ impl Home {
         &mut self,
         request: u64,
         cached: u32,
+        delivered: u32,
         started_ps: Ps,
         env: &mut Env<'_, '_>,
     ) {
@@ -405,6 +422,9 @@ impl Home {
         let Some(open) = self.spoken_of(request, env) else {
             return;
         };
+        if open.delivered != delivered {
+            return; // It was late, and has been sent again.
+        }
         let id = request & ID;
         open.cached = cached;
         if open.delivered == 0 {
@@ -428,15 +448,26 @@ impl Home {
         last: bool,
         env: &mut Env<'_, '_>,
     ) {
-        let now = env.now();
+        let (now, from) = (env.now(), env.from);
         let Some(open) = self.spoken_of(request, env) else {
             return;
         };
         let id = request & ID;
-        assert_eq!(
-            first, open.delivered,
-            "tokens of request {id} arrive in order, none twice, none missing"
-        );
+        if first > open.delivered {
+            // Tokens before these were lost on the way. Who has made the last one has forgotten them.
+            if last {
+                return self.retry(id, "tokens of it were lost on the way".into(), from, env);
+            }
+            let first = open.delivered;
+            return env.control(from, Msg::Resend { request, first });
+        }
+        // Of tokens that come again, those are taken that had not come before.
+        let Some(count) = (first + count).checked_sub(open.delivered) else {
+            return;
+        };
+        if count == 0 {
+            return;
+        }
         if open.delivered == 0 {
             open.first_token_ps = now;
             env.mark(Mark::FirstToken, id, u64::from(count));
@@ -467,7 +498,6 @@ impl Home {
             request,
             u64::from(outcome == Outcome::Completed),
         );
-        env.shared.progress.ended.fetch_add(1, Ordering::Relaxed);
         let record = RequestRecord {
             id: request,
             home: self.cpu,
@@ -481,11 +511,7 @@ impl Home {
             retries: open.retries,
             outcome,
         };
-        if env.shared.live {
-            env.tally.ended_live(record);
-        } else {
-            env.tally.ended(record);
-        }
+        env.ended(record);
         match open.origin {
             Some(origin) => env.control(origin, Msg::StreamFree { die: open.die }),
             None => self.next_of_stream(open.die, env),
@@ -494,9 +520,7 @@ impl Home {
 
     /// A stream of a closed loop puts in its next request.
     pub(super) fn next_of_stream(&mut self, die: Option<Actor>, env: &mut Env<'_, '_>) {
-        if let Source::Closed { requests, .. } = &mut self.source
-            && let Some(next) = requests.pop_front()
-        {
+        if let Some(next) = self.source.next() {
             self.put_in(next, die, env);
         }
     }
@@ -511,6 +535,25 @@ impl Home {
             )),
             None if !self.placer.is_empty() => Err("a slot is still being looked for".into()),
             None => Ok(()),
+        }
+    }
+}
+
+impl Env<'_, '_> {
+    /// A client puts in a request.
+    pub(super) fn offered(&mut self) {
+        self.tally.offered += 1;
+        let progress = &self.shared.progress;
+        progress.offered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request is over.
+    pub(super) fn ended(&mut self, record: RequestRecord) {
+        self.shared.progress.ended.fetch_add(1, Ordering::Relaxed);
+        if self.shared.live {
+            self.tally.ended_live(record);
+        } else {
+            self.tally.ended(record);
         }
     }
 }

@@ -55,8 +55,11 @@ impl Cpu {
             Msg::FirstToken {
                 request,
                 cached,
+                delivered,
                 started_ps,
-            } => self.home.first_token(request, cached, started_ps, env),
+            } => self
+                .home
+                .first_token(request, cached, delivered, started_ps, env),
             Msg::Tokens {
                 request,
                 from: first,

@@ -60,12 +60,7 @@ impl Home {
                 } else {
                     "prefill group"
                 };
-                let after = match open.why.as_str() {
-                    "" => String::new(),
-                    why => format!(", after {why}"),
-                };
-                let seconds = r.give_up_s;
-                let why = format!("no {what} took it for {seconds} s{after}");
+                let why = open.untaken(what, r.give_up_s);
                 let name = open.name();
                 self.placer.drop_request(name);
                 return self.end(id, Outcome::Failed(why), env);
@@ -79,12 +74,7 @@ impl Home {
         };
         if open.asked >= tries {
             self.suspects.insert(holder, now + suspect_ps);
-            let why = format!(
-                "{} did not answer",
-                env.shared
-                    .machine
-                    .address(supernode_topology::ActorId(holder))
-            );
+            let why = format!("{} did not answer", address(holder, env));
             return self.retry(id, why, holder, env);
         }
         open.asked += 1;
@@ -108,12 +98,7 @@ impl Home {
             open.asked = 0;
             open.due_ps = due_ps;
         } else {
-            let why = format!(
-                "{} lost it",
-                env.shared
-                    .machine
-                    .address(supernode_topology::ActorId(from))
-            );
+            let why = format!("{} lost it", address(from, env));
             self.retry(request & ID, why, from, env);
         }
     }
@@ -127,10 +112,7 @@ impl Home {
             .map(|(id, _)| *id)
             .collect();
         for id in lost {
-            let why = format!(
-                "{} was lost",
-                env.shared.machine.address(supernode_topology::ActorId(die))
-            );
+            let why = format!("{} was lost", address(die, env));
             self.retry(id, why, die, env);
         }
     }
@@ -140,12 +122,7 @@ impl Home {
         if self.current(request).is_some() {
             let suspect_ps = ps_from_s(env.shared.serving.recovery.suspect_ms * 1e-3);
             self.suspects.insert(from, env.now() + suspect_ps);
-            let why = format!(
-                "the group of {} lost a die",
-                env.shared
-                    .machine
-                    .address(supernode_topology::ActorId(from))
-            );
+            let why = format!("the group of {} lost a die", address(from, env));
             self.retry(request & ID, why, from, env);
         }
     }
@@ -154,15 +131,11 @@ impl Home {
     pub fn unplaced(&mut self, request: u64, env: &mut Env<'_, '_>) {
         let from = env.from;
         env.control(from, Msg::Release { request });
+        let give_up_s = env.shared.serving.recovery.give_up_s;
         let Some(open) = self.current(request) else {
             return;
         };
-        let after = match open.why.as_str() {
-            "" => String::new(),
-            why => format!(", after {why}"),
-        };
-        let seconds = env.shared.serving.recovery.give_up_s;
-        let why = format!("no decode die took it for {seconds} s{after}");
+        let why = open.untaken("decode die", give_up_s);
         self.end(request & ID, Outcome::Failed(why), env);
     }
 
@@ -208,9 +181,9 @@ impl Home {
     /// It is back: its clients, whose connections broke, put their requests in again.
     pub fn reconnect(&mut self, env: &mut Env<'_, '_>) {
         let me = env.ctx.me();
-        let address = env.shared.machine.address(supernode_topology::ActorId(me));
+        let me_address = address(me, env);
         for id in self.open.keys().copied().collect::<Vec<_>>() {
-            self.retry(id, format!("{address} restarted"), me, env);
+            self.retry(id, format!("{me_address} restarted"), me, env);
         }
     }
 
@@ -218,10 +191,7 @@ impl Home {
     pub fn leave(&mut self, env: &mut Env<'_, '_>) {
         let me = env.ctx.me();
         let now = env.now();
-        let why = format!(
-            "{} did not answer",
-            env.shared.machine.address(supernode_topology::ActorId(me))
-        );
+        let why = format!("{} did not answer", address(me, env));
         let closed = matches!(self.source, Source::Closed { .. });
         for (id, o) in std::mem::take(&mut self.open) {
             env.tally.retried.push((now, me, id));
@@ -248,11 +218,7 @@ impl Home {
         r.hops += 1;
         if r.hops as usize >= homes.len().max(2) {
             let now = env.now();
-            env.shared
-                .progress
-                .ended
-                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            env.tally.ended(RequestRecord {
+            env.ended(RequestRecord {
                 id: r.spec.id,
                 home: self.cpu,
                 arrival_ps: r.spec.arrival_ps,
@@ -296,11 +262,7 @@ impl Home {
         if closed {
             spec.arrival_ps = env.now();
         }
-        env.tally.offered += 1;
-        env.shared
-            .progress
-            .offered
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        env.offered();
         let me = env.ctx.me();
         let r = Resubmitted {
             spec,
@@ -320,37 +282,16 @@ impl Home {
 
     /// As `arrival`, at a CPU that is not there.
     pub fn arrival_elsewhere(&mut self, env: &mut Env<'_, '_>) {
-        match &mut self.source {
-            Source::Open(queue) => {
-                let Some(spec) = queue.pop_front() else {
-                    return;
-                };
-                if let Some(next) = queue.front() {
-                    let at = next.arrival_ps.max(env.now());
-                    env.at(at, Msg::Arrival);
-                }
-                self.submit_elsewhere(spec, None, env);
-            }
-            Source::Closed { requests, streams } => {
-                let first: Vec<_> = std::mem::take(streams)
-                    .into_iter()
-                    .map_while(|die| requests.pop_front().map(|spec| (spec, die)))
-                    .collect();
-                for (spec, die) in first {
-                    self.submit_elsewhere(spec, die, env);
-                }
-            }
+        for (spec, die) in self.source.due(env) {
+            self.submit_elsewhere(spec, die, env);
         }
     }
 
     /// A stream's request has ended elsewhere.
     pub fn stream_free(&mut self, die: Option<Actor>, stopped: bool, env: &mut Env<'_, '_>) {
         if !stopped {
-            return self.next_of_stream(die, env);
-        }
-        if let Source::Closed { requests, .. } = &mut self.source
-            && let Some(next) = requests.pop_front()
-        {
+            self.next_of_stream(die, env);
+        } else if let Some(next) = self.source.next() {
             self.submit_elsewhere(next, die, env);
         }
     }
@@ -358,3 +299,9 @@ impl Home {
 
 /// Tries are told apart by eight bits.
 const RETRIES_MAX: u32 = 250;
+
+fn address(part: Actor, env: &Env<'_, '_>) -> String {
+    env.shared
+        .machine
+        .address(supernode_topology::ActorId(part))
+}

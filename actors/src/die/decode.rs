@@ -13,8 +13,7 @@ use std::sync::Arc;
 use crate::compute::{DecodeTimes, MicrobatchLoad, Share};
 use crate::config::Balance;
 use crate::env::Env;
-use crate::experts::ExpertLayers;
-use crate::experts::{Dealer, ExpertMsg};
+use crate::experts::{Dealer, ExpertMsg, Plan, of_layer};
 use crate::fabric::{PhaseOut, Sent};
 use crate::message::{Claim, Msg};
 use crate::runtime::Actor;
@@ -135,7 +134,7 @@ pub struct DecodeRank {
     /// What it knows of the other ranks.
     pub(super) watch: Watching,
     /// Expert plans while not all ranks take part.
-    pub(super) shrunk: Option<Arc<ExpertLayers>>,
+    pub(super) shrunk: Option<Arc<Vec<Plan>>>,
     /// When each granted request was granted its slot.
     pub(super) granted_ps: BTreeMap<u64, Ps>,
 }
@@ -272,6 +271,15 @@ impl DecodeRank {
         }
     }
 
+    /// Tokens did not reach their home: they go with those of the next step.
+    pub fn resend(&mut self, request: u64, first: u32) {
+        let held = self.active.iter_mut().find(|a| a.claim.request == request);
+        if let Some(a) = held.filter(|a| first < a.sent) {
+            a.unsent += a.sent - first;
+            a.sent = first;
+        }
+    }
+
     /// Whether a request is here.
     pub fn has(&self, request: u64) -> bool {
         !self.watch.out
@@ -368,9 +376,10 @@ impl DecodeRank {
     /// A message about experts: to the root of the group, or to any rank.
     pub fn about_experts(&mut self, from: Actor, msg: ExpertMsg, env: &mut Env<'_, '_>) {
         match msg {
-            ExpertMsg::Load { .. } | ExpertMsg::PlanMade | ExpertMsg::Loaded { .. } => {
-                let root = self.root.as_mut().expect("only the root makes plans");
-                root.experts.handle(msg, env);
+            ExpertMsg::Load { .. } | ExpertMsg::PlanMade { .. } | ExpertMsg::Loaded { .. } => {
+                if let Some(root) = &mut self.root {
+                    root.experts.handle(msg, env);
+                }
             }
             msg => self.experts.handle(from, msg, env),
         }
@@ -404,9 +413,6 @@ impl DecodeRank {
         env: &mut Env<'_, '_>,
     ) {
         let now = env.now();
-        if self.watch.out || env.from != self.root_actor(env) {
-            return;
-        }
         self.heard(env);
         self.step.running = true;
         for claim in self.joining.drain(..) {
@@ -555,10 +561,10 @@ impl DecodeRank {
 
     /// Draws the experts of `tokens` tokens in a layer, and counts them by slot.
     fn choose_experts(&mut self, layer: u32, tokens: u32, env: &mut Env<'_, '_>) {
-        let (plan, routing) = match &self.shrunk {
-            Some(layers) => layers.at(layer),
-            None => self.experts.at(layer),
-        };
+        let (mut plan, routing) = self.experts.at(layer);
+        if let Some(shrunk) = &self.shrunk {
+            plan = of_layer(shrunk, layer);
+        }
         let perfect = env.shared.serving.experts.balance == Balance::Perfect;
         let ranks = self.by_slot.len() as u64 / u64::from(plan.slots_per_rank);
         self.by_slot.fill(0);

@@ -15,9 +15,9 @@ use crate::trace::{Place, What};
 use crate::world::Shared;
 
 use super::calibrate::{Calibrator, Condition, Verdict};
+use super::cut::RootWatch;
 use super::members::Members;
 use super::rebalance::Rebalancer;
-use super::recovery::RootWatch;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Held {
@@ -227,11 +227,14 @@ impl DecodeRoot {
         self.started_ps = env.now() + gap;
         self.awaited = 0;
         let dies = &shared.layout.decode[self.group as usize].dies;
+        // A drawn step stands for messages between all: where parts may be gone, all have their part in it.
+        let to_all = to_all || shared.condition_epoch(env.now()) > 0;
         for &rank in &members.ranks {
             let (rank, die) = (usize::from(rank), dies[usize::from(rank)]);
             if to_all || self.held[rank].requests > 0 {
                 self.awaited += 1;
                 let msg = Msg::StepStart {
+                    epoch: members.epoch,
                     step: self.step,
                     microbatch: c.microbatch,
                     drawn_ps,

@@ -34,9 +34,14 @@ struct Wanted {
 pub struct RankExperts {
     group: u16,
     rank: u32,
+    /// The root of the group.
+    root: Actor,
     slots: usize,
+    /// In force, but for what `next` has in force.
     plans: Arc<Vec<Plan>>,
     routings: Arc<Vec<Routing>>,
+    /// Number of the plan that they are of.
+    number: u32,
     state: ExpertState,
     next: Option<Arc<NewPlan>>,
     wanted: VecDeque<Wanted>,
@@ -59,9 +64,11 @@ impl RankExperts {
         Self {
             group,
             rank: u32::from(rank),
+            root: shared.die_actor(shared.layout.decode[usize::from(group)].root()),
             slots,
             plans: Arc::clone(&experts.plans),
             routings: Arc::clone(&experts.routings),
+            number: 0,
             state: ExpertState::default(),
             next: None,
             wanted: VecDeque::new(),
@@ -71,10 +78,17 @@ impl RankExperts {
         }
     }
 
+    /// The next plan, if layers of it may be in force: one that has only just come is not what steps run under.
+    fn coming(&self) -> Option<&NewPlan> {
+        self.next
+            .as_deref()
+            .filter(|next| next.number == self.state.plan)
+    }
+
     /// Plan and routing of a layer in the running step.
     pub fn at(&self, layer: u32) -> (&Plan, &Routing) {
         let last = self.served.len() as u32 - 1;
-        let plans = match &self.next {
+        let plans = match self.coming() {
             Some(next) if layer.min(last) < u32::from(self.state.layers) => &next.plans,
             _ => &self.plans,
         };
@@ -84,6 +98,48 @@ impl RankExperts {
     /// Tokens by layer that this rank's experts got.
     pub fn served(&self) -> &[u64] {
         &self.served
+    }
+
+    /// Plans of all layers as they are in force, with their number (0: those of the start).
+    pub fn in_force(&self) -> (u32, Arc<Vec<Plan>>) {
+        let new = usize::from(self.state.layers);
+        match self.coming() {
+            Some(next) if new > 0 => {
+                let of = |layer: usize| {
+                    let plans = if layer < new {
+                        &next.plans
+                    } else {
+                        &self.plans
+                    };
+                    of_layer(plans, layer as u32).clone()
+                };
+                (
+                    next.number,
+                    Arc::new((0..next.plans.len()).map(of).collect()),
+                )
+            }
+            _ => (self.number, Arc::clone(&self.plans)),
+        }
+    }
+
+    /// The plans of the start are those whose weights it will have.
+    pub fn forget_plans(&mut self, shared: &Shared) {
+        let new = Self::new(self.group, self.rank as u16, shared);
+        let served = std::mem::take(&mut self.served);
+        *self = Self { served, ..new };
+    }
+
+    /// A new epoch of the group: these plans are in force, and nothing is under way.
+    pub fn begin_epoch(&mut self, root: Actor, number: u32, plans: Arc<Vec<Plan>>) {
+        self.root = root;
+        self.number = number;
+        self.state.plan = number;
+        self.state.layers = if number > 0 { plans.len() as u16 } else { 0 };
+        self.plans = plans;
+        self.next = None;
+        self.wanted.clear();
+        self.loading_to = 0;
+        self.units.fill(0);
     }
 
     /// Counts what a dispatch brought.
@@ -114,6 +170,7 @@ impl RankExperts {
         };
         if layers == next.plans.len() {
             self.plans = Arc::clone(&next.plans);
+            self.number = next.number;
             self.next = None;
             self.units.fill(0);
         } else if layers == self.loading_to {
@@ -123,36 +180,41 @@ impl RankExperts {
 
     pub fn handle(&mut self, from: Actor, msg: ExpertMsg, env: &mut Env<'_, '_>) {
         match msg {
-            ExpertMsg::LoadAsk => {
+            ExpertMsg::LoadAsk { round } if from == self.root => {
                 let figures = &ExpertFigures::builtin().rebalance;
                 let bytes = self.units.len() as u64 * figures.load_bytes_per_slot;
                 let none = vec![0; self.units.len()];
                 let units = std::mem::replace(&mut self.units, none);
                 let load = Msg::Experts(Box::new(ExpertMsg::Load {
+                    round,
                     rank: self.rank as u16,
                     units,
                 }));
                 env.transfer_other(from, bytes, Plane::Ub, false, load);
             }
-            ExpertMsg::Plan(plan) => {
+            ExpertMsg::Plan(plan) if from == self.root => {
                 self.next = Some(plan);
                 self.loading_to = 0;
                 self.load_more(env);
             }
-            ExpertMsg::WeightsAsk { bytes } => {
-                let weights = Msg::Experts(Box::new(ExpertMsg::Weights { bytes }));
+            ExpertMsg::WeightsAsk { plan, bytes } => {
+                let weights = Msg::Experts(Box::new(ExpertMsg::Weights { plan, bytes }));
                 env.transfer_other(from, bytes, Plane::Ub, true, weights);
             }
-            ExpertMsg::Weights { bytes } => {
+            ExpertMsg::Weights { plan, bytes } => {
                 env.tally.experts.moved_bytes += bytes;
-                let first = self.wanted.front_mut().expect("weights were asked for");
+                let wanted = self.next.as_ref().is_some_and(|n| n.number == plan);
+                let Some(first) = self.wanted.front_mut().filter(|_| wanted) else {
+                    return; // For a plan that was given up.
+                };
                 first.bytes_left -= bytes;
                 if first.bytes_left == 0 {
                     self.wanted.pop_front();
                 }
                 self.ask_next(env);
             }
-            ExpertMsg::Load { .. } | ExpertMsg::PlanMade | ExpertMsg::Loaded { .. } => {
+            ExpertMsg::LoadAsk { .. } | ExpertMsg::Plan(_) => {} // Of a root that has been left out.
+            ExpertMsg::Load { .. } | ExpertMsg::PlanMade { .. } | ExpertMsg::Loaded { .. } => {
                 unreachable!("the root of a group takes {msg:?}")
             }
         }
@@ -181,19 +243,19 @@ impl RankExperts {
     }
 
     fn ask_next(&mut self, env: &mut Env<'_, '_>) {
-        let group = &env.shared.layout.decode[usize::from(self.group)];
+        let Some(next) = &self.next else { return };
+        let plan = next.number;
         if let Some(wanted) = self.wanted.front() {
             let chunk = (ExpertFigures::builtin().rebalance.chunk_mb * 1e6) as u64;
             let bytes = wanted.bytes_left.min(chunk);
+            let group = &env.shared.layout.decode[usize::from(self.group)];
             let to = env.shared.die_actor(group.dies[wanted.source as usize]);
-            env.control(to, Msg::Experts(Box::new(ExpertMsg::WeightsAsk { bytes })));
-        } else if let Some(next) = &self.next {
-            let msg = ExpertMsg::Loaded {
-                plan: next.number,
-                layers: self.loading_to as u16,
-            };
-            let root = env.shared.die_actor(group.root());
-            env.control(root, Msg::Experts(Box::new(msg)));
+            let ask = ExpertMsg::WeightsAsk { plan, bytes };
+            env.control(to, Msg::Experts(Box::new(ask)));
+        } else {
+            let layers = self.loading_to as u16;
+            let msg = ExpertMsg::Loaded { plan, layers };
+            env.control(self.root, Msg::Experts(Box::new(msg)));
         }
     }
 }

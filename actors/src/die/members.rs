@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::experts::ExpertLayers;
+use crate::experts::{NewPlan, Plan, SlotUse, of_layer};
 
 /// Ranks of a group that take part from an epoch on. Each epoch begins with a clean board: what was under way is
 /// given up and done again.
@@ -14,6 +14,8 @@ pub struct Members {
     pub root: u16,
     /// In order.
     pub ranks: Vec<u16>,
+    /// Expert plans that are in force; `None`: those of the start.
+    pub plans: Option<Arc<NewPlan>>,
 }
 
 impl Members {
@@ -22,6 +24,7 @@ impl Members {
             epoch: 0,
             root: 0,
             ranks: (0..ranks as u16).collect(),
+            plans: None,
         }
     }
 
@@ -58,31 +61,26 @@ pub enum Watch {
 
 /// The plans of a group without some of its ranks: what is left of each layer's plan, with experts that have no copy
 /// left in the place of redundant copies of others.
-pub fn repaired(layers: &ExpertLayers, members: &Members) -> Result<Repaired, u32> {
+///
+/// # Errors
+/// The expert that has no place (`u32::MAX`: the shared one).
+pub fn repaired(plans: &[Plan], members: &Members) -> Result<Arc<Vec<Plan>>, u32> {
     let alive = |rank: u32| members.has(rank as u16);
-    let mut loads = std::collections::BTreeMap::new();
-    let mut plans = Vec::with_capacity(layers.plans.len());
-    for plan in layers.plans.iter() {
-        let (plan, moved) = plan.repaired(&alive)?;
-        for slot in moved {
-            *loads
-                .entry((u32::from(slot) / layers.slots_per_rank) as u16)
-                .or_insert(0) += 1;
-        }
-        plans.push(plan);
-    }
-    Ok(Repaired {
-        layers: Arc::new(ExpertLayers {
-            plans: Arc::new(plans),
-            ..layers.clone()
-        }),
-        loads,
-    })
+    let of_layer = |plan: &Plan| plan.repaired(&alive);
+    plans
+        .iter()
+        .map(of_layer)
+        .collect::<Result<_, _>>()
+        .map(Arc::new)
 }
 
-/// Plans for the ranks that are left, and how many experts (over the plans) each has to load for them.
-#[derive(Clone, Debug)]
-pub struct Repaired {
-    pub layers: Arc<ExpertLayers>,
-    pub loads: std::collections::BTreeMap<u16, u32>,
+/// Whether a rank that has what `old` names for it lacks anything that `new` does.
+pub fn lacks(old: &[Plan], new: &[Plan], rank: u16) -> bool {
+    (0..old.len().max(new.len()) as u32).any(|layer| {
+        let has = of_layer(old, layer).uses_of(u32::from(rank));
+        let wants = of_layer(new, layer).uses_of(u32::from(rank));
+        wants
+            .iter()
+            .any(|w| *w != SlotUse::Empty && !has.contains(w))
+    })
 }

@@ -1,25 +1,30 @@
 //! A die: what it does on each message. Its part in serving (prefill rank, decode rank, or neither) decides
 //! which of the two state machines a message goes to; asking for decode slots is common to all.
 
+mod blocks;
 mod calibrate;
+mod cut;
 mod decode;
 mod decode_root;
 mod experts;
 mod members;
 mod placer;
 mod prefill;
+mod prefill_batch;
 mod prefill_recovery;
 mod prefill_root;
 mod rebalance;
 mod recovery;
+mod rejoin;
+mod roll_call;
 
+pub use blocks::WARM;
 pub use calibrate::Condition;
 pub use decode::DecodeRank;
 pub use decode_root::Report;
 pub use members::{Members, Watch};
 pub use placer::Placer;
 pub use prefill::PrefillRank;
-pub use prefill_root::WARM;
 
 use std::sync::Arc;
 
@@ -72,7 +77,7 @@ impl Die {
             (Part::Prefill(p), Change::Crashed) => p.forget(env),
             (Part::Prefill(p), Change::Restarted) => p.restart(env),
             (Part::Prefill(p), Change::Resumed) => p.resumed(env),
-            (Part::Decode(d), Change::Crashed) => d.forget(env),
+            (Part::Decode(d), Change::Crashed) => d.crashed(env),
             (Part::Decode(d), Change::Restarted) => d.restart(env),
             (Part::Decode(d), Change::Resumed) => d.resumed(env),
         }
@@ -148,6 +153,7 @@ impl Die {
                 Msg::Kv { request } => d.kv_arrived(request, env),
                 Msg::Cancel { request } => d.cancel(request, env),
                 Msg::Release { request } => d.release(request, env),
+                Msg::Resend { request, first } => d.resend(request, first),
                 Msg::Ask { request } => {
                     let held = d.has(request);
                     env.control(from, Msg::Answer { request, held });
@@ -171,13 +177,16 @@ impl Die {
                 // Steps, started by the root of the group and ended by each rank.
                 Msg::Wake { .. } => d.wake(env),
                 Msg::StepStart {
+                    epoch,
                     step,
                     microbatch,
                     drawn_ps,
                     experts,
                 } => {
-                    d.experts.put_in_force(experts, env);
-                    d.step_start(step, microbatch, drawn_ps, env);
+                    if d.takes_step(epoch, env) {
+                        d.experts.put_in_force(experts, env);
+                        d.step_start(step, microbatch, drawn_ps, env);
+                    }
                 }
                 Msg::Experts(msg) => d.about_experts(from, *msg, env),
                 Msg::AttentionDone { part } => d.attention_done(part, env),

@@ -7,28 +7,27 @@ use std::collections::BTreeSet;
 use super::PrefillRank;
 use super::members::Watch;
 use super::prefill_root::PrefillRoot;
+use super::roll_call::{RollCall, ask_for_weights, late_ps, suspect_ps, tell_homes};
 use crate::env::Env;
 use crate::fabric::{epoch, epoch_start};
 use crate::fault::NoteKind;
 use crate::layout::Role;
-use crate::message::Msg;
+use crate::message::{BatchWork, Msg};
 use crate::runtime::Actor;
-use crate::time::{Ps, ps_from_s};
+use crate::time::Ps;
 
 /// What the root knows of those who are late.
 #[derive(Debug, Default)]
 pub struct GroupWatch {
-    armed: bool,
-    since_ps: Ps,
-    round: u32,
-    answered: BTreeSet<u16>,
-    progress: u64,
-    progress_before: Option<u64>,
-    tries: u32,
+    call: RollCall,
     /// Some rank is gone: no prompts until all are there.
     pub down: bool,
     asked_ps: Ps,
     gone: BTreeSet<u16>,
+    /// The batch that is watched.
+    batch: u64,
+    /// Batches are of this.
+    pub epoch: u32,
 }
 
 /// What any rank remembers of steps that were given up.
@@ -39,10 +38,6 @@ pub struct Life {
     /// Timers of a batch that was set before this one mean nothing any more.
     pub(super) from_seq: u64,
     epoch: u32,
-}
-
-fn late_ps(env: &Env<'_, '_>) -> Ps {
-    ps_from_s(env.shared.serving.recovery.step_late_ms * 1e-3)
 }
 
 impl PrefillRank {
@@ -56,8 +51,19 @@ impl PrefillRank {
         self.work.is_none() || env.ctx.event_seq() < self.life.from_seq
     }
 
-    pub(super) fn is_loading(&self) -> bool {
-        self.life.loading
+    /// Whether a batch is for this rank; what it is at is given up for it.
+    pub(super) fn takes_batch(&mut self, work: &BatchWork, env: &mut Env<'_, '_>) -> bool {
+        if self.life.loading || work.epoch < self.life.epoch {
+            return false;
+        }
+        if work.epoch > self.life.epoch {
+            // That the batch before was given up has not been heard here.
+            self.reset(work.epoch, env);
+        }
+        if self.work.is_some() {
+            self.life.from_seq = env.ctx.next_seq();
+        }
+        true
     }
 
     /// The collective with this number is not of the batch that runs.
@@ -71,7 +77,7 @@ impl PrefillRank {
             Watch::StepAnswers => self.batch_answers(env),
             Watch::Weights => {
                 if self.life.loading {
-                    self.load(env);
+                    ask_for_weights(env.shared.prefill_weight_bytes, env);
                 }
             }
             Watch::Overdue => {
@@ -91,12 +97,13 @@ impl PrefillRank {
     pub(super) fn arm(&mut self, env: &mut Env<'_, '_>) {
         let late = late_ps(env);
         let Some(root) = &mut self.root else { return };
-        if root.is_running() && root.watch.since_ps != root.batch_from_ps() {
-            root.watch.since_ps = root.batch_from_ps();
-            root.watch.progress_before = None;
+        let batch = root.batches;
+        if root.is_running() && std::mem::replace(&mut root.watch.batch, batch) != batch {
+            root.watch.call.since_ps = root.batch_from_ps();
+            root.watch.call.forget_progress();
         }
-        if root.is_running() && !root.watch.armed {
-            root.watch.armed = true;
+        if root.is_running() && !root.watch.call.armed {
+            root.watch.call.armed = true;
             env.after(late, Msg::Watch(Watch::Step));
         }
     }
@@ -104,56 +111,54 @@ impl PrefillRank {
     fn batch_late(&mut self, env: &mut Env<'_, '_>) {
         let (late, now) = (late_ps(env), env.now());
         let Some(root) = &mut self.root else { return };
-        root.watch.armed = false;
+        root.watch.call.armed = false;
         if !root.is_running() {
             return;
         }
         // A batch may well take longer than a step of decode: it is late when it is past what it was expected to take.
         let due = root
             .watch
+            .call
             .since_ps
             .max(root.batch_from_ps() + 2 * root.expected_ps())
             + late;
         if due > now {
-            root.watch.armed = true;
+            root.watch.call.armed = true;
             return env.after(due - now, Msg::Watch(Watch::Step));
         }
-        root.watch.armed = true;
+        root.watch.call.armed = true;
         self.ask_all(env);
     }
 
     fn ask_all(&mut self, env: &mut Env<'_, '_>) {
         let Some(root) = &mut self.root else { return };
-        root.watch.round += 1;
-        root.watch.answered.clear();
-        root.watch.progress = 0;
-        root.watch.tries = 1;
+        root.watch.call.begin();
         root.watch.asked_ps = env.ctx.now();
         self.ask_missing(env);
     }
 
     fn missing(&self) -> Vec<u16> {
-        let answered = self.root.as_ref().map(|r| &r.watch.answered);
-        (0..self.ranks as u16)
-            .filter(|r| *r != self.rank && !answered.is_some_and(|a| a.contains(r)))
-            .collect()
+        let call = self.root.as_ref().map(|r| &r.watch.call);
+        call.map_or(Vec::new(), |c| c.missing(0..self.ranks as u16, self.rank))
     }
 
     fn ask_missing(&mut self, env: &mut Env<'_, '_>) {
-        let round = self.root.as_ref().map_or(0, |r| r.watch.round);
-        for rank in self.missing() {
-            let to = self.die_of(rank, env);
-            env.control(to, Msg::Ping { round });
+        let missing = self.missing();
+        let dies: Vec<Actor> = missing.iter().map(|&r| self.die_of(r, env)).collect();
+        if let Some(root) = &self.root {
+            root.watch.call.ask(dies, env);
         }
-        let wait = ps_from_s(env.shared.serving.recovery.ping_ms * 1e-3);
-        env.after(wait, Msg::Watch(Watch::StepAnswers));
+    }
+
+    fn progress(&self) -> u64 {
+        u64::from(self.phases[0]) + u64::from(self.phases[1])
     }
 
     pub fn ping(&mut self, from: Actor, round: u32, env: &mut Env<'_, '_>) {
         if self.life.loading {
             return;
         }
-        let progress = u64::from(self.phases[0]) + u64::from(self.phases[1]);
+        let progress = self.progress();
         let epoch = 0;
         env.control(
             from,
@@ -170,25 +175,22 @@ impl PrefillRank {
             return;
         };
         let Some(root) = &mut self.root else { return };
-        if group == self.group && round == root.watch.round && root.watch.answered.insert(rank) {
-            root.watch.progress += progress;
-            if root.watch.down && root.watch.answered.len() as u32 + 1 == self.ranks {
-                self.begin_again(env);
-            }
+        let new = group == self.group && root.watch.call.answer(rank, round, progress);
+        if new && root.watch.down && self.missing().is_empty() {
+            self.begin_again(env);
         }
     }
 
     fn batch_answers(&mut self, env: &mut Env<'_, '_>) {
         let missing = self.missing();
-        let own = u64::from(self.phases[0]) + u64::from(self.phases[1]);
+        let own = self.progress();
         let tries = env.shared.serving.recovery.ping_tries;
         let now = env.now();
         let Some(root) = &mut self.root else { return };
-        root.watch.armed = false;
+        root.watch.call.armed = false;
         if !missing.is_empty() {
-            if root.watch.tries < tries && (root.watch.down || root.is_running()) {
-                root.watch.armed = !root.watch.down;
-                root.watch.tries += 1;
+            if (root.watch.down || root.is_running()) && root.watch.call.once_more(tries) {
+                root.watch.call.armed = !root.watch.down;
                 return self.ask_missing(env);
             }
             if root.is_running() || root.watch.down {
@@ -199,31 +201,26 @@ impl PrefillRank {
         if root.watch.down || !root.is_running() {
             return;
         }
-        let progress = root.watch.progress + own;
-        if root.watch.progress_before.replace(progress) == Some(progress) {
+        if !root.watch.call.got_on(own) {
             let me = env.ctx.me();
             env.tally.note(now, me, NoteKind::RolledBack);
             root.refuse_all(env);
             return self.begin_again(env);
         }
-        root.watch.since_ps = now;
-        root.watch.armed = true;
+        root.watch.call.since_ps = now;
+        root.watch.call.armed = true;
         env.after(late_ps(env), Msg::Watch(Watch::Step));
     }
 
     /// Some ranks are gone: all prompts go back, and no new ones are taken.
     fn go_down(&mut self, gone: &[u16], env: &mut Env<'_, '_>) {
         let now = env.now();
-        let shared = env.shared;
         for &rank in gone {
             let die = self.die_of(rank, env);
             let root = self.root.as_mut().expect("a root finds ranks gone");
             if root.watch.gone.insert(rank) {
                 env.tally.note(now, die, NoteKind::Noticed);
-                // Homes may have finished prompts there.
-                for &cpu in &shared.layout.homes {
-                    env.control(shared.cpu_actor(cpu), Msg::Gone { die });
-                }
+                tell_homes(die, env);
             }
         }
         let root = self.root.as_mut().expect("a root finds ranks gone");
@@ -239,6 +236,9 @@ impl PrefillRank {
         for rank in (0..self.ranks as u16).filter(|&r| r != self.rank) {
             let to = self.die_of(rank, env);
             env.control(to, Msg::Reset { epoch: next });
+        }
+        if let Some(root) = &mut self.root {
+            root.watch.epoch = next;
         }
         self.reset(next, env);
     }
@@ -281,13 +281,10 @@ impl PrefillRank {
 
     /// Somebody wants to put a prompt in, and the group is down: is everyone there now?
     pub(super) fn look_again(&mut self, env: &mut Env<'_, '_>) {
-        let pause = ps_from_s(env.shared.serving.recovery.suspect_ms * 1e-3);
+        let pause = suspect_ps(env);
         let now = env.now();
-        if self
-            .root
-            .as_ref()
-            .is_some_and(|r| r.watch.down && r.watch.asked_ps + pause <= now)
-        {
+        let again = |r: &PrefillRoot| r.watch.down && r.watch.asked_ps + pause <= now;
+        if !self.life.loading && self.root.as_deref().is_some_and(again) {
             self.ask_all(env);
         }
     }
@@ -305,18 +302,22 @@ impl PrefillRank {
         new.life.from_seq = env.ctx.next_seq();
         if let Some(root) = &mut new.root {
             root.watch.down = true;
+            root.watch.epoch = epoch;
         }
         *self = new;
     }
 
     /// After a restart: the weights are loaded first.
     pub(super) fn restart(&mut self, env: &mut Env<'_, '_>) {
-        self.load(env);
+        ask_for_weights(env.shared.prefill_weight_bytes, env);
     }
 
     /// It hung, and goes on: perhaps the others have given it up.
     pub(super) fn resumed(&mut self, env: &mut Env<'_, '_>) {
         if self.root.is_none() && !self.life.loading {
+            // Others wait for it, and begin again when they hear that it is here.
+            self.work = None;
+            self.life.from_seq = env.ctx.next_seq();
             self.say_hello(env);
         }
     }
@@ -324,15 +325,6 @@ impl PrefillRank {
     fn say_hello(&mut self, env: &mut Env<'_, '_>) {
         let root = self.die_of(0, env);
         env.control(root, Msg::Hello { epoch: 0 });
-    }
-
-    fn load(&mut self, env: &mut Env<'_, '_>) {
-        let s = env.shared;
-        let bytes = s.prefill_weight_bytes;
-        let cpu = env.ctx.rng().below(u64::from(s.machine.cpu_count())) as u32;
-        env.control(s.cpu_actor(cpu), Msg::LoadAsk { bytes });
-        let ps = s.paths.npu_cpu_read.between.per_byte.ps(bytes);
-        env.after(4 * ps + late_ps(env), Msg::Watch(Watch::Weights));
     }
 
     pub fn loaded(&mut self, env: &mut Env<'_, '_>) {
@@ -445,7 +437,7 @@ impl PrefillRoot {
             .filter(|(_, f)| f.due_ps <= now)
             .map(|(r, _)| *r)
             .collect();
-        let suspect_ps = ps_from_s(env.shared.serving.recovery.suspect_ms * 1e-3);
+        let suspect_ps = suspect_ps(env);
         for request in late {
             let f = self.fetching.remove(&request).expect("listed");
             for &owner in &f.silent {

@@ -3,21 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::config::CachePlane;
 use crate::env::Env;
 use crate::layout::mix;
 use crate::message::{
     BatchPart, BatchWork, BlockRead, Handoff, Learned, Lookup, LookupReply, Msg, Prompt, ReadBlocks,
 };
-use crate::request::Prefix;
 use crate::runtime::Actor;
 use crate::tally::Stepped;
 use crate::time::{Ps, ps_from_s};
 use crate::trace::{Counter, Mark, Place, What};
 use crate::world::Shared;
 
+use super::blocks::{block_keys, cache_plane};
 use super::calibrate::{Calibrator, Condition, Verdict};
-use super::prefill::load_of;
+use super::prefill_batch::load_of;
 use super::prefill_recovery::GroupWatch;
 
 /// A prompt in this group.
@@ -339,7 +338,9 @@ impl PrefillRoot {
             context_tokens: context / parts,
         };
         let finishing = finished.len() as u32;
-        let work = BatchWork {
+        let mut work = BatchWork {
+            epoch: self.watch.epoch,
+            drawn_ps: None,
             batch: self.batches + 1,
             parts: (0..parts).map(part).collect(),
             finishing,
@@ -371,10 +372,13 @@ impl PrefillRoot {
         self.calibrator.simulated = simulate;
         let dies = &env.shared.layout.prefill[self.group as usize].dies;
         let id = work.batch;
+        // A drawn batch stands for messages between all: where parts may be gone, all have their part in it.
+        let to_all = simulate || env.shared.condition_epoch(env.now()) > 0;
+        work.drawn_ps = drawn_ps.filter(|_| !simulate);
         self.running = Some(Running {
             id,
             started_ps: env.now(),
-            awaited: if simulate { dies.len() as u32 } else { 1 },
+            awaited: if to_all { dies.len() as u32 } else { 1 },
             requests,
             new_tokens: tokens,
             finished,
@@ -382,7 +386,7 @@ impl PrefillRoot {
             estimate_ps,
             drawn_ps,
         });
-        if simulate {
+        if to_all {
             for &die in dies {
                 env.control(
                     env.shared.die_actor(die),
@@ -517,43 +521,6 @@ pub fn keeper(group: u16, request: u64, shared: &Shared) -> Actor {
     shared.die_actor(dies[(mix(request) % dies.len() as u64) as usize])
 }
 
-/// Keys of a prompt's full KV blocks: equal keys mean equal content and equal prefix.
-fn block_keys(prompt: &Prompt, shared: &Shared) -> Vec<u64> {
-    if !shared.serving.cache.enabled {
-        return Vec::new();
-    }
-    let block = shared.serving.cache.block_tokens;
-    let full = prompt.prompt_tokens / block;
-    let own = |i: u32| {
-        mix(mix((prompt.request & crate::request::ID) ^ 0x5eed_0000_0000_0000) ^ u64::from(i))
-    };
-    match &prompt.prefix {
-        Prefix::Unique => (0..full).map(|i| own(i) & !WARM).collect(),
-        Prefix::Cached { tokens } => (0..full)
-            .map(|i| {
-                if (i + 1) * block <= *tokens {
-                    own(i) | WARM
-                } else {
-                    own(i) & !WARM
-                }
-            })
-            .collect(),
-        Prefix::Blocks { block_tokens, ids } => (0..full)
-            .map(|i| {
-                // The block that covers this one's last token: being prefix-chained, it stands for all before.
-                let last = (u64::from(i + 1) * u64::from(block) - 1) / u64::from(*block_tokens);
-                match ids.get(last as usize) {
-                    Some(&id) => mix(mix(id) ^ (u64::from(i) << 40)) & !WARM,
-                    None => own(i) & !WARM,
-                }
-            })
-            .collect(),
-    }
-}
-
-/// Keys with this bit are in the cache from the start (`workload.reuse_share`).
-pub const WARM: u64 = 1 << 63;
-
 /// A batch's duration from the operators alone, one after the other.
 fn estimate_ps(work: &BatchWork, shared: &Shared) -> Ps {
     let times = shared
@@ -588,12 +555,4 @@ fn estimate_ps(work: &BatchWork, shared: &Shared) -> Ps {
             + Ps::from(m.dense_layers) * times.dense_mlp_ps(load);
     }
     total + times.head_ps(work.finishing)
-}
-
-/// Which plane cached blocks take.
-pub fn cache_plane(plane: CachePlane) -> crate::message::Plane {
-    match plane {
-        CachePlane::Ub => crate::message::Plane::Ub,
-        CachePlane::Vpc => crate::message::Plane::Vpc,
-    }
 }

@@ -34,6 +34,10 @@ pub struct Rebalancer {
     /// Time between plans; 0: never.
     interval_ps: Ps,
     due_ps: Ps,
+    /// All ranks take part: without some, nothing is moved but what they held.
+    whole: bool,
+    /// Number of the counting that is under way: answers to an earlier one mean nothing.
+    round: u32,
     state: ExpertState,
     plans: Arc<Vec<Plan>>,
     stage: Stage,
@@ -55,10 +59,27 @@ impl Rebalancer {
             ranks: shared.layout.decode[usize::from(group)].ranks(),
             interval_ps,
             due_ps: interval_ps,
+            whole: true,
+            round: 0,
             state: ExpertState::default(),
             plans: Arc::clone(&experts.plans),
             stage: Stage::Rest,
         }
+    }
+
+    /// A new epoch: whatever was under way is given up, and these plans are in force.
+    pub fn begin_epoch(&mut self, now: Ps, whole: bool, number: u32, plans: Arc<Vec<Plan>>) {
+        self.stage = Stage::Rest;
+        self.whole = whole;
+        self.due_ps = now + self.interval_ps;
+        self.state.plan = number;
+        self.state.layers = if number > 0 { plans.len() as u16 } else { 0 };
+        self.plans = plans;
+    }
+
+    /// What it waits for was lost.
+    pub fn is_stuck(&self, now: Ps, patience_ps: Ps) -> bool {
+        !matches!(self.stage, Stage::Rest) && now >= self.due_ps + patience_ps
     }
 
     /// A step is about to start: what it runs under, and whether it must be simulated for that.
@@ -68,7 +89,7 @@ impl Rebalancer {
             self.state.period = drift.period(env.now());
         }
         let mut simulate = false;
-        if self.interval_ps > 0 {
+        if self.interval_ps > 0 && self.whole {
             match &self.stage {
                 Stage::Rest if env.now() >= self.due_ps => {
                     self.due_ps = env.now() + self.interval_ps;
@@ -82,7 +103,9 @@ impl Rebalancer {
                         awaited: self.ranks,
                         loads: vec![row; e.moe_layers().max(1) as usize],
                     };
-                    self.to_all(&ExpertMsg::LoadAsk, 0, env);
+                    self.round += 1;
+                    let round = self.round;
+                    self.to_all(&ExpertMsg::LoadAsk { round }, 0, env);
                 }
                 Stage::Loading { awaited: 0, .. } => self.advance(),
                 _ => {}
@@ -107,8 +130,11 @@ impl Rebalancer {
     }
 
     pub fn handle(&mut self, msg: ExpertMsg, env: &mut Env<'_, '_>) {
+        let now_round = self.round;
         match (msg, &mut self.stage) {
-            (ExpertMsg::Load { rank, units }, Stage::Counting { awaited, loads }) => {
+            (ExpertMsg::Load { round, rank, units }, Stage::Counting { awaited, loads })
+                if round == now_round =>
+            {
                 let slots = self.plans[0].slots_per_rank as usize;
                 for (layer, row) in units.chunks(slots).enumerate() {
                     let uses = of_layer(&self.plans, layer as u32).uses_of(u32::from(rank));
@@ -123,18 +149,20 @@ impl Rebalancer {
                     let loads = std::mem::take(loads);
                     self.stage = Stage::Planning { loads };
                     let ps = ps_from_s(ExpertFigures::builtin().rebalance.plan_ms * 1e-3);
-                    env.after(ps, Msg::Experts(Box::new(ExpertMsg::PlanMade)));
+                    let made = ExpertMsg::PlanMade { round };
+                    env.after(ps, Msg::Experts(Box::new(made)));
                 }
             }
-            (ExpertMsg::PlanMade, Stage::Planning { loads }) => {
+            (ExpertMsg::PlanMade { round }, Stage::Planning { loads }) if round == now_round => {
                 let loads = std::mem::take(loads);
                 self.distribute(&loads, env);
             }
-            (ExpertMsg::Loaded { plan, .. }, Stage::Loading { next, awaited }) => {
-                debug_assert_eq!(plan, next.number, "one plan at a time");
+            (ExpertMsg::Loaded { plan, .. }, Stage::Loading { next, awaited })
+                if plan == next.number =>
+            {
                 *awaited -= 1;
             }
-            (msg, stage) => unreachable!("{msg:?} does not come in {stage:?}"),
+            _ => {} // Of a plan that was given up.
         }
     }
 

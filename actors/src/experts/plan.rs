@@ -203,34 +203,35 @@ impl Plan {
     }
 
     /// As `without`, but an expert or shared expert that loses its last copy takes the slot of a redundant copy of the
-    /// expert that has most. Also says which slots have to load new weights.
+    /// expert that has most.
     ///
     /// # Errors
     /// The expert for which there is no such slot (`u32::MAX`: the shared one).
-    pub fn repaired(&self, alive: &dyn Fn(u32) -> bool) -> Result<(Self, Vec<u16>), u32> {
+    pub fn repaired(&self, alive: &dyn Fn(u32) -> bool) -> Result<Self, u32> {
         let live = |slot: &&u16| alive(u32::from(**slot) / self.slots_per_rank);
         let mut slots_of: Vec<Vec<u16>> = (0..self.experts())
             .map(|e| self.copies_of(e).iter().filter(live).copied().collect())
             .collect();
         let mut shared: Vec<u16> = self.shared.iter().filter(live).copied().collect();
         let mut uses = self.uses.clone();
-        let mut moved = Vec::new();
         for e in 0..slots_of.len() {
             if slots_of[e].is_empty() {
                 let slot = spare(&mut slots_of, &mut shared).ok_or(e as u32)?;
                 uses[slot as usize] = SlotUse::Routed(e as u16);
                 slots_of[e].push(slot);
-                moved.push(slot);
             }
         }
         if shared.is_empty() && !self.shared.is_empty() {
             let slot = spare(&mut slots_of, &mut shared).ok_or(u32::MAX)?;
             uses[slot as usize] = SlotUse::Shared;
             shared.push(slot);
-            moved.push(slot);
         }
-        let plan = Self::from_slots(self.slots_per_rank, uses, slots_of, shared);
-        Ok((plan, moved))
+        Ok(Self::from_slots(
+            self.slots_per_rank,
+            uses,
+            slots_of,
+            shared,
+        ))
     }
 
     pub fn experts(&self) -> usize {

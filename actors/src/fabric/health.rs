@@ -10,113 +10,14 @@ use std::collections::BTreeMap;
 
 use supernode_topology::{ActorId, Machine, Part};
 
+use super::toll::{Crossing, LinkState, Side, Terms, Toll, drawn, learn, one_way, rounds, spread};
 use crate::config::Recovery;
 use crate::fault::{Effect, Strike};
 use crate::runtime::Rng;
 use crate::time::{Ps, ps_from_s, ps_from_us};
 
-/// One direction of a link right now.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LinkState {
-    /// Share of its bandwidth; 0 = down.
-    pub factor: f64,
-    pub delay_ps: Ps,
-    pub jitter_ps: Ps,
-    pub loss: f64,
-}
-
-impl LinkState {
-    const GOOD: Self = Self {
-        factor: 1.0,
-        delay_ps: 0,
-        jitter_ps: 0,
-        loss: 0.0,
-    };
-
-    /// How good a sender that watches its acknowledgements takes it to be.
-    fn quality(&self, terms: &Terms) -> f64 {
-        let late = self.delay_ps + self.jitter_ps > terms.delay_max_ps;
-        if late || self.loss > terms.loss_max {
-            0.0
-        } else {
-            self.factor
-        }
-    }
-}
-
-/// A message at one end of its way over UB.
-#[derive(Clone, Copy, Debug)]
-pub struct Crossing {
-    /// The die or CPU at this end.
-    pub part: ActorId,
-    /// It is sent from there; otherwise it is received.
-    pub out: bool,
-    /// The other end is on another node.
-    pub remote: bool,
-    pub bytes: u64,
-}
-
-/// What the links on one side add to a message.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Toll {
-    /// Serialisation takes so many times as long.
-    pub stretch: f64,
-    pub extra_ps: Ps,
-    /// Bytes that were sent in vain, and again.
-    pub resent_bytes: u64,
-    /// There is no way at all: it does not get through.
-    pub lost: bool,
-    /// A lane or chip was found to be bad, or good again, by this message.
-    pub found: Option<Found>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
-    Worse,
-    Better,
-}
-
-impl Toll {
-    pub const NONE: Self = Self {
-        stretch: 1.0,
-        extra_ps: 0,
-        resent_bytes: 0,
-        lost: false,
-        found: None,
-    };
-
-    /// Serialisation time under this toll.
-    pub fn ps(&self, ps: Ps) -> Ps {
-        if self.stretch == 1.0 {
-            ps
-        } else {
-            (ps as f64 * self.stretch).round() as Ps
-        }
-    }
-}
-
-/// Time-outs and limits by which senders judge their lanes.
-#[derive(Clone, Copy, Debug)]
-struct Terms {
-    ack_ps: Ps,
-    reweigh_ps: Ps,
-    probe_ps: Ps,
-    loss_max: f64,
-    delay_max_ps: Ps,
-    packet_bytes: u64,
-    /// A node's uplinks can carry so many times what all its parts send at once at the measured rates.
-    slack: f64,
-}
-
-/// What a part believes of its own side, one direction.
-#[derive(Clone, Debug)]
-struct Side {
-    lanes: Vec<f64>,
-    /// By plane, then L2 chip.
-    chips: Vec<f64>,
-    /// When it will have found out that this is no longer so.
-    due_ps: Option<Ps>,
-}
+/// How a message crosses the lanes and chips of a side.
+type Way = fn(&Side, &[LinkState], &[LinkState], Crossing, &Terms, &mut Rng) -> Toll;
 
 /// The unhealthy links of one shard's nodes. Empty as long as no link fault has struck.
 #[derive(Clone, Debug)]
@@ -224,26 +125,47 @@ impl Health {
 
     /// What a message pays on the UB links of one side: lanes and, to or from another node, the node's uplinks.
     pub fn toll(&mut self, machine: &Machine, c: Crossing, now: Ps, rng: &mut Rng) -> Toll {
-        let Crossing { part, out, .. } = c;
-        if !self.sides.contains_key(&(part.0, out)) {
+        self.toll_of(machine, c, now, rng, spread)
+    }
+
+    /// As `toll`, for a small message: it takes one lane and, to or from another node, one chip.
+    pub fn small_toll(&mut self, machine: &Machine, c: Crossing, now: Ps, rng: &mut Rng) -> Toll {
+        self.toll_of(machine, c, now, rng, one_way)
+    }
+
+    fn toll_of(
+        &mut self,
+        machine: &Machine,
+        c: Crossing,
+        now: Ps,
+        rng: &mut Rng,
+        how: Way,
+    ) -> Toll {
+        let key = (c.part.0, c.out);
+        if !self.sides.contains_key(&key) {
             return Toll::NONE;
         }
-        let (lanes, chips) = self.states(machine, part, out, now);
+        let (lanes, chips) = self.states(machine, c.part, c.out, now);
         let terms = self.terms;
-        let side = self
-            .sides
-            .get_mut(&(part.0, out))
-            .expect("it was just there");
+        let side = self.sides.get_mut(&key).expect("it was just there");
         let found = learn(side, &lanes, &chips, &terms, now);
-        let mut toll = spread(side, &lanes, &chips, c, &terms, rng);
+        let mut toll = how(side, &lanes, &chips, c, &terms, rng);
         toll.found = found;
-        let healed = found == Some(Found::Better)
-            && side.lanes.iter().chain(&side.chips).all(|q| *q == 1.0)
-            && side.due_ps.is_none();
-        if healed && lanes.iter().chain(&chips).all(|s| *s == LinkState::GOOD) {
-            self.sides.remove(&(part.0, out));
+        let trusted = side.lanes.iter().chain(&side.chips).all(|q| *q == 1.0);
+        if trusted && !self.is_struck(machine, c.part) {
+            self.sides.remove(&key);
         }
         toll
+    }
+
+    /// A fault is in force on a lane of this part, or on an uplink of its node.
+    fn is_struck(&self, machine: &Machine, part: ActorId) -> bool {
+        let node = machine.node_of(part);
+        let struck = |link: ActorId| self.struck.contains_key(&link.0);
+        let chips = machine.l2_chips_per_plane();
+        (0..machine.planes()).any(|p| {
+            struck(lane(machine, part, p)) || (0..chips).any(|c| struck(machine.uplink(node, p, c)))
+        })
     }
 
     /// What a message pays on a link that is the only way of its kind (die-to-die link, RDMA or VPC port).
@@ -286,12 +208,18 @@ impl Health {
         now: Ps,
     ) -> (Vec<LinkState>, Vec<LinkState>) {
         let node = machine.node_of(part);
+        let both_ways = |link: ActorId| {
+            let (mut s, back) = (self.state(link, out, now), self.state(link, !out, now));
+            s.ack_late_ps = back.delay_ps + back.jitter_ps;
+            s.ack_loss = if back.factor == 0.0 { 1.0 } else { back.loss };
+            s
+        };
         let lanes = (0..machine.planes())
-            .map(|p| self.state(lane(machine, part, p), out, now))
+            .map(|p| both_ways(lane(machine, part, p)))
             .collect();
         let chips = (0..machine.planes())
             .flat_map(|p| (0..machine.l2_chips_per_plane()).map(move |c| (p, c)))
-            .map(|(p, c)| self.state(machine.uplink(node, p, c), out, now))
+            .map(|(p, c)| both_ways(machine.uplink(node, p, c)))
             .collect();
         (lanes, chips)
     }
@@ -304,188 +232,9 @@ fn lane(machine: &Machine, part: ActorId, plane: u32) -> ActorId {
     }
 }
 
-/// Brings a belief up to date once the time that finding out takes is over.
-fn learn(
-    side: &mut Side,
-    lanes: &[LinkState],
-    chips: &[LinkState],
-    terms: &Terms,
-    now: Ps,
-) -> Option<Found> {
-    let is: Vec<f64> = lanes
-        .iter()
-        .chain(chips)
-        .map(|s| s.quality(terms))
-        .collect();
-    let believed = side.lanes.iter().chain(&side.chips);
-    let (mut dead, mut worse, mut better) = (false, false, false);
-    for (b, q) in believed.zip(&is) {
-        dead |= *q == 0.0 && *b > 0.0;
-        worse |= q < b;
-        better |= q > b;
-    }
-    if !worse && !better {
-        side.due_ps = None;
-        return None;
-    }
-    let due = *side.due_ps.get_or_insert(
-        now + if dead {
-            terms.ack_ps
-        } else if worse {
-            terms.reweigh_ps
-        } else {
-            terms.probe_ps
-        },
-    );
-    if now < due {
-        return None;
-    }
-    side.due_ps = None;
-    let n = side.lanes.len();
-    side.lanes.copy_from_slice(&is[..n]);
-    side.chips.copy_from_slice(&is[n..]);
-    Some(if worse { Found::Worse } else { Found::Better })
-}
-
-/// Spreads a message over planes and chips as the side believes it should, and sums up what happens to it.
-fn spread(
-    side: &Side,
-    lanes: &[LinkState],
-    chips: &[LinkState],
-    crossing: Crossing,
-    terms: &Terms,
-    rng: &mut Rng,
-) -> Toll {
-    let Crossing { remote, bytes, .. } = crossing;
-    let n = lanes.len();
-    let per_plane = chips.len() / n;
-    // Share of a lane's rate that gets through each plane, as it is and as it is believed to be.
-    let mut rate = vec![0.0; n];
-    let mut weight = vec![0.0; n];
-    let (mut missed, mut delay_ps, mut jitter_ps, mut lossy) = (false, 0, 0, 0.0f64);
-    for p in 0..n {
-        let lane = lanes[p];
-        let mut believed = side.lanes[p];
-        let mut through = lane.factor;
-        let (mut chip_delay, mut chip_jitter, mut chip_loss) = (0, 0, 0.0);
-        if remote {
-            let of = p * per_plane..(p + 1) * per_plane;
-            let (is, hold) = (&chips[of.clone()], &side.chips[of]);
-            let sum: f64 = hold.iter().sum();
-            // All given up: all are tried.
-            let share = |c: usize| {
-                if sum > 0.0 {
-                    hold[c] / sum
-                } else {
-                    1.0 / per_plane as f64
-                }
-            };
-            let mut slowest = f64::INFINITY;
-            for (c, chip) in is.iter().enumerate() {
-                let w = share(c);
-                if w == 0.0 {
-                    continue;
-                }
-                if chip.factor == 0.0 {
-                    missed |= believed > 0.0;
-                    continue;
-                }
-                slowest = slowest.min(chip.factor / (w * per_plane as f64));
-                chip_delay = chip_delay.max(chip.delay_ps);
-                chip_jitter = chip_jitter.max(chip.jitter_ps);
-                chip_loss += w * chip.loss;
-            }
-            through *= if slowest.is_finite() {
-                (terms.slack * slowest).min(1.0)
-            } else {
-                0.0
-            };
-            believed *= (terms.slack * sum / per_plane as f64).min(1.0);
-        }
-        rate[p] = through;
-        weight[p] = believed;
-        if believed > 0.0 {
-            missed |= through == 0.0;
-            delay_ps = delay_ps.max(lane.delay_ps + chip_delay);
-            jitter_ps = jitter_ps.max(lane.jitter_ps + chip_jitter);
-            lossy = lossy.max(1.0 - (1.0 - lane.loss) * (1.0 - chip_loss));
-        }
-    }
-    let live: f64 = (0..n).filter(|&p| rate[p] > 0.0).map(|p| weight[p]).sum();
-    if rate.iter().all(|r| *r == 0.0) {
-        return Toll {
-            lost: true,
-            ..Toll::NONE
-        };
-    }
-    // Nothing that is believed in is up: whatever is up is tried.
-    let alive = rate.iter().filter(|r| **r > 0.0).count() as f64;
-    let share = |p: usize| {
-        if live > 0.0 {
-            weight[p] / live
-        } else {
-            1.0 / alive
-        }
-    };
-    let slowest = (0..n)
-        .filter(|&p| rate[p] > 0.0)
-        .map(|p| share(p) / rate[p])
-        .fold(0.0, f64::max);
-    let lossy = lossy.min(0.99);
-    let on_lane = (bytes / n as u64).div_ceil(terms.packet_bytes).max(1);
-    let rounds = rounds(lossy, on_lane, rng) + u64::from(missed);
-    let again = if missed {
-        bytes / n as u64
-    } else {
-        (bytes as f64 / n as f64 * lossy / (1.0 - lossy)).round() as u64
-    };
-    Toll {
-        stretch: (n as f64 * slowest).max(1.0),
-        extra_ps: delay_ps + drawn(jitter_ps, rng) + rounds * terms.ack_ps,
-        resent_bytes: again,
-        lost: false,
-        found: None,
-    }
-}
-
-fn drawn(most_ps: Ps, rng: &mut Rng) -> Ps {
-    if most_ps == 0 {
-        0
-    } else {
-        rng.below(most_ps + 1)
-    }
-}
-
-/// Times that the last of `packets` has to be sent again when each is lost with probability `loss`: drawn.
-fn rounds(loss: f64, packets: u64, rng: &mut Rng) -> u64 {
-    if loss <= 0.0 {
-        return 0;
-    }
-    let u = rng.f64();
-    let (mut lost, mut round) = (loss, 0);
-    // All packets are through after `round` resends with probability (1 - loss^(round + 1))^packets.
-    while round < 64 && power(1.0 - lost, packets) < u {
-        lost *= loss;
-        round += 1;
-    }
-    round
-}
-
-/// By squaring, so that it is the same everywhere.
-fn power(base: f64, mut exponent: u64) -> f64 {
-    let (mut result, mut square) = (1.0, base);
-    while exponent > 0 {
-        if exponent & 1 == 1 {
-            result *= square;
-        }
-        square *= square;
-        exponent >>= 1;
-    }
-    result
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::toll::Found;
     use super::*;
     use crate::fault::Ways;
 
@@ -570,6 +319,76 @@ mod tests {
         }
         assert!(at(&mut h, &m, 0, false, 0).lost);
         assert!(h.is_cut_off(&m, m.die(0), true, 5) && !h.is_cut_off(&m, m.die(1), true, 5));
+    }
+
+    fn small(h: &mut Health, m: &Machine, die: u32, now: Ps, rng: &mut Rng) -> Toll {
+        let c = Crossing {
+            part: m.die(die),
+            out: true,
+            remote: true,
+            bytes: 64,
+        };
+        h.small_toll(m, c, now, rng)
+    }
+
+    #[test]
+    fn a_small_message_bears_what_the_lane_it_takes_does() {
+        let m = machine();
+        let mut rng = Rng::new(3, 3);
+        let mut h = Health::new(&m, &Recovery::default());
+        h.strike(
+            m.die_lane(0, 1),
+            strike(0, Effect::Delay(9_000_000), true),
+            0,
+            &m,
+        );
+        let extra: Vec<Ps> = (0..70)
+            .map(|_| small(&mut h, &m, 0, 0, &mut rng).extra_ps)
+            .collect();
+        let late = extra.iter().filter(|&&e| e == 9_000_000).count();
+        assert!((3..=20).contains(&late), "one lane of seven: {late} of 70");
+        assert_eq!(extra.iter().filter(|&&e| e == 0).count(), 70 - late);
+        // Found out by acknowledgements, and not taken any more.
+        let later = |h: &mut Health, rng: &mut Rng| small(h, &m, 0, REWEIGH, rng).extra_ps;
+        assert!((0..70).all(|_| later(&mut h, &mut rng) == 0));
+    }
+
+    #[test]
+    fn a_small_message_on_a_dead_lane_is_sent_again_on_another() {
+        let m = machine();
+        let mut rng = Rng::new(4, 4);
+        let mut h = Health::new(&m, &Recovery::default());
+        for p in 0..m.planes() - 1 {
+            h.strike(m.die_lane(0, p), strike(p, Effect::Down, true), 0, &m);
+        }
+        let tolls: Vec<Toll> = (0..40).map(|_| small(&mut h, &m, 0, 0, &mut rng)).collect();
+        assert!(
+            tolls
+                .iter()
+                .all(|t| !t.lost && t.extra_ps.is_multiple_of(ACK))
+        );
+        assert!(tolls.iter().any(|t| t.extra_ps >= ACK));
+        h.strike(
+            m.die_lane(0, m.planes() - 1),
+            strike(9, Effect::Down, true),
+            0,
+            &m,
+        );
+        assert!(small(&mut h, &m, 0, 0, &mut rng).lost);
+    }
+
+    #[test]
+    fn a_lane_whose_way_back_is_bad_is_judged_bad() {
+        let m = machine();
+        let mut h = Health::new(&m, &Recovery::default());
+        let inbound = Strike {
+            ways: Ways::In,
+            ..strike(0, Effect::Loss(0.1), true)
+        };
+        h.strike(m.die_lane(0, 1), inbound, 0, &m);
+        assert_eq!(at(&mut h, &m, 0, false, 0).stretch, 1.0);
+        let later = at(&mut h, &m, 0, false, ACK.max(REWEIGH));
+        assert!((later.stretch - 7.0 / 6.0).abs() < 1e-9, "{later:?}");
     }
 
     #[test]

@@ -11,9 +11,10 @@ mod phase;
 mod serving;
 mod shape;
 mod sorting;
+mod toll;
 
 pub use board::{Arrived, Board, PhaseSend, epoch, epoch_start};
-pub use health::{Crossing, Found, Health, LinkState, Toll};
+pub use health::Health;
 pub use link::{Direction, Link, Served};
 pub use links::{Border, Crossed, Fabric};
 pub use outgoing::{Cell, Sender, SourceCosts, UnitCost, Units};
@@ -21,3 +22,4 @@ pub use paths::{BothReaches, PathCost, Paths, PerByte};
 pub use phase::{PhaseOut, Sent, post};
 pub use serving::{Receipt, message_hash};
 pub use shape::Shape;
+pub use toll::{Crossing, Found, LinkState, Toll};

@@ -1,8 +1,8 @@
 //! What one source sends in a collective phase, laid out as a row of cells: one for each (rank, slot), with the time at
 //! which its first byte reaches the receiver and its number of units. Arithmetic only; `phase.rs` does the rest.
 
-use super::health::Toll;
 use super::shape::Shape;
+use super::toll::Toll;
 use crate::time::Ps;
 
 /// Arrival (low 48 bits of the time in ps) and number of units of one message; 0 when there is none.

@@ -6,13 +6,14 @@ use supernode_topology::ActorId;
 use crate::env::Env;
 use crate::message::{Inbound, Msg, Plane};
 use crate::runtime::{Actor, OUTSIDE};
-use crate::world::World;
+use crate::world::{World, env_of};
 
 use super::{Body, Change, Strike};
 
 /// Whether a message is to be handled now.
 pub enum Verdict {
-    Handle(Msg),
+    /// With its sender.
+    Handle(Actor, Msg),
     /// It is gone, or waits.
     Not,
 }
@@ -46,47 +47,49 @@ impl World {
             }
             return Verdict::Not;
         }
-        let (event_seq, own) = (ctx.event_seq(), from == to);
-        let cut_off = !own
-            && from != OUTSIDE
-            && over_ub(&msg)
-            && self
-                .fabric
-                .health
-                .is_cut_off(machine, ActorId(to), false, now);
-        let body = self.body(to);
-        if own && body.is_stale(event_seq) && !msg.is_of_clients() {
+        let own = from == to;
+        if own && self.body(to).is_stale(ctx.event_seq()) && !msg.is_of_clients() {
             return Verdict::Not;
         }
-        if matches!(msg, Msg::Fault(_)) {
-            return Verdict::Handle(msg);
+        if matches!(msg, Msg::Fault(_)) || msg.is_of_clients() {
+            return Verdict::Handle(from, msg);
         }
+        let mut env = env_of!(self, ctx, &shared, from);
+        let (from, msg) = match msg {
+            Msg::Late { from, msg } => (from, *msg),
+            // Flags of a phase that is complete: none comes through where no lane does.
+            Msg::Collected { .. } if env.is_cut_off() => {
+                env.tally.lost_messages += 1;
+                return Verdict::Not;
+            }
+            msg if !own && from != OUTSIDE && is_small(&msg) => {
+                let toll = env.small_toll(false, from, false);
+                if toll.lost {
+                    env.tally.lost_messages += 1;
+                    return Verdict::Not;
+                }
+                if toll.extra_ps > 0 {
+                    let msg = Box::new(msg);
+                    env.after(toll.extra_ps, Msg::Late { from, msg });
+                    return Verdict::Not;
+                }
+                (from, msg)
+            }
+            msg => (from, msg),
+        };
+        let body = self.body(to);
         let (crashed, stopped) = (body.is_crashed(), body.is_stopped());
-        if !crashed && !cut_off && !stopped {
-            return Verdict::Handle(msg);
-        }
-        if msg.is_of_clients() {
-            return Verdict::Handle(msg);
-        }
-        if stopped && !crashed && !cut_off && !matches!(msg, Msg::Inbound(_)) {
+        if stopped && !crashed && !matches!(msg, Msg::Inbound(_)) {
             body.hold(from, msg);
             return Verdict::Not;
         }
-        if !crashed && !cut_off {
+        if !crashed {
             // Memory is written whatever the cores do.
-            return Verdict::Handle(msg);
+            return Verdict::Handle(from, msg);
         }
-        let mut env = Env {
-            ctx,
-            fabric: &mut self.fabric,
-            tally: &mut self.tally,
-            meters: &mut self.meters,
-            trace: &mut self.trace,
-            shared: &shared,
-            from,
-        };
+        let mut env = env_of!(self, ctx, &shared, from);
         match msg {
-            Msg::Inbound(inbound) => env.lost_inbound(from, *inbound, !crashed),
+            Msg::Inbound(inbound) => env.lost_inbound(from, *inbound, false),
             _ => env.tally.lost_messages += 1,
         }
         Verdict::Not
@@ -114,14 +117,19 @@ impl World {
     }
 }
 
-/// It came over UB lanes.
-fn over_ub(msg: &Msg) -> bool {
-    !matches!(msg, Msg::Inbound(i) if i.plane != Plane::Ub)
-        && !msg.is_of_simulation()
-        && !msg.is_of_clients()
+/// It came over UB lanes, by itself: not as part of a phase, nor as a large transfer.
+fn is_small(msg: &Msg) -> bool {
+    !matches!(msg, Msg::Inbound(_) | Msg::Collected { .. }) && !msg.is_of_simulation()
 }
 
 impl Env<'_, '_> {
+    /// No lane lets anything in.
+    fn is_cut_off(&self) -> bool {
+        let (me, now) = (ActorId(self.ctx.me()), self.now());
+        let machine = &self.shared.machine;
+        self.fabric.health.is_cut_off(machine, me, false, now)
+    }
+
     /// A transfer did not reach this part. Its sender, hearing no acknowledgement, sends it again (`again`) unless
     /// there is nobody to send it to.
     pub fn lost_inbound(&mut self, from: Actor, inbound: Inbound, again: bool) {
