@@ -3,12 +3,19 @@
 
 use supernode::chaos::{Case, run, run_on_shards};
 
-/// Seeds that found a bug, each a promise since. Open: 204 (a group that restarts whole is not found again by one of its ranks), 311 (digests differ between shards).
-const FOUND: [u64; 14] = [11, 12, 18, 27, 49, 90, 94, 98, 101, 102, 118, 122, 144, 298];
+/// Seeds that found a bug, each a promise since. Among them: 360, 691 and 903, a prefill root that forgot at each look
+/// that its batch had not got on; 644, one that took prompts before it had its weights; 359, 693, 816 and 851, tokens
+/// lost on their way to a CPU whose lanes were all down; 710 and 921, flags of a step that others had given up, read by a
+/// die that had hung.
+const FOUND: [u64; 28] = [
+    11, 12, 18, 27, 49, 90, 94, 98, 101, 102, 118, 122, 144, 204, 298, 359, 360, 644, 691, 693,
+    708, 710, 788, 816, 851, 870, 903, 921,
+];
 
 #[test]
 fn whatever_breaks_every_request_ends_once() {
-    for seed in (0..40).chain(FOUND) {
+    // From 1,000 on, experts move while parts fail.
+    for seed in (0..40).chain(1_000..1_030).chain(FOUND) {
         let case = Case::new(seed);
         if let Err(why) = run(&case, 1) {
             panic!("seed {seed}: {why}\n{}\n{:#?}", case.text(), case.lines());
@@ -18,7 +25,8 @@ fn whatever_breaks_every_request_ends_once() {
 
 #[test]
 fn faults_do_not_cost_determinism() {
-    for seed in [3, 5, 7, 9] {
+    // 311: the flags of a die at reduced clock leave it at a pace of their own.
+    for seed in [3, 5, 7, 9, 311] {
         let case = Case::new(seed);
         if let Err(why) = run_on_shards(&case) {
             panic!("seed {seed}: {why}\n{}\n{:#?}", case.text(), case.lines());

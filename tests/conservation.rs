@@ -5,23 +5,13 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use supernode::chaos::{small_machine, small_model, some_prefix};
 use supernode_actors::compute::Calibration;
 use supernode_actors::config::{Balance, Fidelity, KvPlane, Microbatch, Serving};
 use supernode_actors::experts::ExpertTables;
 use supernode_actors::launch::{Ended, Flow, Launch, Load, Phase, Supernode};
-use supernode_actors::model::ModelSpec;
-use supernode_actors::request::{Outcome, Prefix, RequestSpec};
+use supernode_actors::request::{Outcome, RequestSpec};
 use supernode_actors::runtime::Transport;
-use supernode_topology::Machine;
-
-/// DeepSeek's shape with few layers, so that a step is short and all experts fit on a few dies.
-fn small_model() -> ModelSpec {
-    let mut m = ModelSpec::builtin("deepseek-r1").unwrap();
-    m.layers = 4;
-    m.dense_layers = 1;
-    m.routed_experts = 32;
-    m
-}
 
 #[derive(Clone, Debug)]
 struct Case {
@@ -33,27 +23,12 @@ struct Case {
     seed: u64,
 }
 
-impl Case {
-    /// `mini4`, with another number of nodes, sub-planes and L2 chips.
-    fn machine(&self) -> Machine {
-        // Fewer sub-planes have wider lanes, so that the measured rates still fit through them.
-        let lane_gb_per_s = 28.0 * 7.0 / f64::from(self.planes);
-        let text = format!(
-            "name = \"random\"\nbase = \"mini4\"\n\
-             [counts]\nnodes = {}\nplanes = {}\nl2_chips_per_plane = {}\n\
-             [ub]\nlane_gb_per_s = {lane_gb_per_s}\nuplink_gb_per_s = {lane_gb_per_s}\n",
-            self.nodes, self.planes, self.l2_chips
-        );
-        Machine::from_toml(&text, "a random machine").unwrap()
-    }
-}
-
 fn requests() -> impl Strategy<Value = Vec<RequestSpec>> {
     let one = (
         0u64..2_000_000_000_000,
         1u32..6_000,
         1u32..60,
-        0u8..3,
+        0u64..3,
         0u64..4,
     );
     prop::collection::vec(one, 1..25).prop_map(|mut rows| {
@@ -66,18 +41,7 @@ fn requests() -> impl Strategy<Value = Vec<RequestSpec>> {
                     arrival_ps,
                     prompt_tokens,
                     output_tokens,
-                    prefix: match kind {
-                        0 => Prefix::Unique,
-                        1 => Prefix::Cached {
-                            tokens: prompt_tokens / 2,
-                        },
-                        _ => Prefix::Blocks {
-                            block_tokens: 512,
-                            ids: (0..u64::from(prompt_tokens).div_ceil(512))
-                                .map(|b| family * 1_000 + b)
-                                .collect(),
-                        },
-                    },
+                    prefix: some_prefix(kind, prompt_tokens, family),
                 },
             )
             .collect()
@@ -126,7 +90,7 @@ fn run(case: &Case, level: Fidelity, shards: u32, transport: Transport) -> u64 {
     let mut serving = case.serving.clone();
     serving.fidelity.level = level;
     let launch = Launch {
-        machine: Arc::new(case.machine()),
+        machine: Arc::new(small_machine(case.nodes, case.planes, case.l2_chips)),
         model: small_model(),
         serving,
         calibration: Calibration::builtin(),

@@ -53,6 +53,12 @@ fn a_bad_plan_gets_one_clear_line() {
         ("at 1s: slow plane1 x0", "factor 0"),
         ("at 1s: slow plane1 x1.5", "above 0 and below 1"),
         ("crash node7", "a `:` is missing"),
+        ("at 1s: throttle node7/cpu1 x0.5", "`throttle` is for dies"),
+        ("at 1s: loss plane1 100%", "a share of 1"),
+        ("at 1s for 0s: down plane1", "more than 0"),
+        ("from 2s until 1s: down plane1", "ends before it begins"),
+        ("at 1s: flap plane1 every 0s up 50%", "more than 0"),
+        ("at 1s: down node1/l1.9", "node1/l1.9"),
     ] {
         refused(&["run", "--fault", line], &[line, expected]);
     }
@@ -76,4 +82,37 @@ fn a_bad_plan_gets_one_clear_line() {
     );
     refused(&["run", "--faults", "none.toml"], &["fault plan none.toml"]);
     refused(&["run", "--faults", "random:sede=1"], &["unknown key sede"]);
+}
+
+#[test]
+fn a_plan_without_faults_changes_nothing() {
+    let dir = tempdir().unwrap();
+    let plan = file(&dir, "empty.toml", "about = \"nothing\"\nlines = []\n");
+    let report = |more: &[&str]| {
+        let args = [&["run", "--requests", "8", "--json", "-"], more].concat();
+        let mut report: serde_json::Value = serde_json::from_str(&stdout_of(&args)).unwrap();
+        for wall in ["wall_s", "events_per_s", "real_time_factor"] {
+            report.as_object_mut().unwrap().remove(wall);
+        }
+        report
+    };
+    let without = report(&[]);
+    assert_eq!(report(&["--faults", &plan]), without);
+    let struck = report(&["--fault", "at 100ms: throttle node12/npu3/die1 x0.5"]);
+    assert_ne!(struck["digest"], without["digest"]);
+}
+
+#[test]
+fn drills_say_what_they_are_about_and_fit_the_machine() {
+    let drills = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios/drills");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(drills).unwrap() {
+        let path = entry.unwrap().path().display().to_string();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("about = \""), "{path}");
+        let said = stdout_of(&["fault", "check", &path]);
+        assert!(said.contains("hits "), "{path}: {said}");
+        seen += 1;
+    }
+    assert!(seen >= 8, "{seen} drills");
 }

@@ -32,11 +32,7 @@ impl Case {
     pub fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed, 0x0063_6861_6f73);
         let r = &mut rng;
-        // DeepSeek's shape with few layers, so that a step is short and all experts fit on a few dies.
-        let mut model = ModelSpec::builtin("deepseek-r1").expect("a built-in model");
-        model.layers = 4;
-        model.dense_layers = 1;
-        model.routed_experts = 32;
+        let model = small_model();
         let mut s = Serving::default();
         s.prefill.instances = 1 + r.below(3) as u32;
         s.prefill.npus_per_instance = 1 + r.below(3) as u32;
@@ -79,18 +75,24 @@ impl Case {
             case.load.concurrency = Some(1 + r.below(12) as u32);
         }
         case.plan = plan(r, &case.machine());
+        case.moves_experts();
         case
     }
 
+    /// Experts that move while parts fail. Seeds below 1,000 keep the cases in which they found something.
+    fn moves_experts(&mut self) {
+        let e = &mut self.serving.experts;
+        let mut rng = Rng::new(self.seed, 0x6578_7065_7274_7300);
+        if self.seed < 1_000 || e.balance != Balance::Eplb || rng.below(4) == 0 {
+            return;
+        }
+        e.eplb_interval_s = (1 + rng.below(10)) as f64 / 10.0;
+        e.drift_s = if rng.below(2) == 0 { 0.3 } else { 0.0 };
+        e.skew = pick(&mut rng, &[0.5, 1.0]);
+    }
+
     pub fn machine(&self) -> Machine {
-        // Fewer sub-planes have wider lanes, so that the measured rates still fit through them.
-        let lane_gb_per_s = 28.0 * 7.0 / f64::from(self.planes);
-        let text = format!(
-            "name = \"chaos\"\nbase = \"mini4\"\n[counts]\nnodes = {}\nplanes = {}\nl2_chips_per_plane = {}\n\
-             [ub]\nlane_gb_per_s = {lane_gb_per_s}\nuplink_gb_per_s = {lane_gb_per_s}\n",
-            self.nodes, self.planes, self.l2_chips
-        );
-        Machine::from_toml(&text, "a random machine").expect("its counts are in range")
+        small_machine(self.nodes, self.planes, self.l2_chips)
     }
 
     /// The plan, a line each.
@@ -120,6 +122,42 @@ impl Case {
     }
 }
 
+/// DeepSeek's shape with few layers, so that a step is short and all experts fit on a few dies.
+pub fn small_model() -> ModelSpec {
+    let mut model = ModelSpec::builtin("deepseek-r1").expect("a built-in model");
+    model.layers = 4;
+    model.dense_layers = 1;
+    model.routed_experts = 32;
+    model
+}
+
+/// `mini4`, with another number of nodes, sub-planes and L2 chips.
+pub fn small_machine(nodes: u32, planes: u32, l2_chips: u32) -> Machine {
+    // Fewer sub-planes have wider lanes, so that the measured rates still fit through them.
+    let lane_gb_per_s = 28.0 * 7.0 / f64::from(planes);
+    let text = format!(
+        "name = \"small\"\nbase = \"mini4\"\n[counts]\nnodes = {nodes}\nplanes = {planes}\nl2_chips_per_plane = {l2_chips}\n\
+         [ub]\nlane_gb_per_s = {lane_gb_per_s}\nuplink_gb_per_s = {lane_gb_per_s}\n"
+    );
+    Machine::from_toml(&text, "a small machine").expect("its counts are in range")
+}
+
+/// What a prompt may share with others: nothing, what is cached from the start (1), or blocks with those of its `family`.
+pub fn some_prefix(kind: u64, prompt_tokens: u32, family: u64) -> Prefix {
+    match kind {
+        0 => Prefix::Unique,
+        1 => Prefix::Cached {
+            tokens: prompt_tokens / 2,
+        },
+        _ => Prefix::Blocks {
+            block_tokens: 512,
+            ids: (0..u64::from(prompt_tokens).div_ceil(512))
+                .map(|b| family * 1_000 + b)
+                .collect(),
+        },
+    }
+}
+
 fn requests(r: &mut Rng) -> Vec<RequestSpec> {
     let n = 1 + r.below(40);
     let mut at: Vec<Ps> = (0..n).map(|_| r.below(3_000) * PS_PER_MS).collect();
@@ -129,23 +167,13 @@ fn requests(r: &mut Rng) -> Vec<RequestSpec> {
         .map(|(id, arrival_ps)| {
             let prompt_tokens = 1 + r.below(5_000) as u32;
             let family = r.below(4);
+            let output_tokens = 1 + r.below(200) as u32;
             RequestSpec {
                 id: id as u64,
                 arrival_ps,
                 prompt_tokens,
-                output_tokens: 1 + r.below(200) as u32,
-                prefix: match r.below(3) {
-                    0 => Prefix::Unique,
-                    1 => Prefix::Cached {
-                        tokens: prompt_tokens / 2,
-                    },
-                    _ => Prefix::Blocks {
-                        block_tokens: 512,
-                        ids: (0..u64::from(prompt_tokens).div_ceil(512))
-                            .map(|b| family * 1_000 + b)
-                            .collect(),
-                    },
-                },
+                output_tokens,
+                prefix: some_prefix(r.below(3), prompt_tokens, family),
             }
         })
         .collect()

@@ -11,7 +11,7 @@ use supernode_actors::experts::ExpertTables;
 use supernode_actors::launch::{Ended, Flow, Launch, Supernode};
 use supernode_actors::request::Outcome;
 
-pub use case::Case;
+pub use case::{Case, small_machine, small_model, some_prefix};
 
 use crate::fault::Plan;
 

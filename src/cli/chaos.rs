@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
   supernode chaos --seeds 1000          seeds 0 to 999
   supernode chaos --for 60s             as many as a minute holds
   supernode chaos --seed 421            replay one, exactly
+  supernode chaos --from 1000 --seeds 1000 --keep-going
 
 Each seed makes a machine, a layout, a workload and a fault plan. Checked are: each request ends exactly once, complete or
 with a reason; its tokens arrive in order, none twice, none missing; slots and memory are given back; bytes sent are bytes
@@ -44,6 +45,10 @@ pub struct Args {
     #[arg(allow_negative_numbers = true, long = "for", value_name = "TIME", value_parser = crate::scenario::duration_s, conflicts_with = "seeds")]
     duration_s: Option<f64>,
 
+    /// Go on after a seed that fails
+    #[arg(long)]
+    keep_going: bool,
+
     /// Compare digests on one, two and four shards
     #[arg(long)]
     shards: bool,
@@ -65,6 +70,7 @@ pub fn run(args: &Args) -> Result<()> {
         (None, Some(_)) => (args.from, u64::MAX),
         (None, None) => (args.from, args.from.saturating_add(args.seeds)),
     };
+    let mut failures = Vec::new();
     let (mut runs, mut requests, mut retried, mut failed, mut faults) = (0u64, 0, 0, 0, 0);
     for seed in first..last {
         let spent_s = started.elapsed().as_secs_f64();
@@ -88,6 +94,7 @@ pub fn run(args: &Args) -> Result<()> {
                 faults += case.plan.len();
             }
             Err(why) => {
+                failures.push(seed);
                 let least = chaos::shrink(&case, &|c| check(c).is_err());
                 let mut text = format!(
                     "seed {seed} fails: {why}\n  {}\n  its plan, shrunk to {} of {} faults and {} of {} requests:\n",
@@ -102,7 +109,9 @@ pub fn run(args: &Args) -> Result<()> {
                 }
                 text.push_str(&format!("  supernode chaos --seed {seed} replays it\n"));
                 output::stdout(&text)?;
-                return Err(Error::failed(format!("chaos: seed {seed} failed: {why}")));
+                if !args.keep_going {
+                    return Err(Error::failed(format!("chaos: seed {seed} failed: {why}")));
+                }
             }
         }
     }
@@ -110,5 +119,13 @@ pub fn run(args: &Args) -> Result<()> {
         "{runs} runs passed in {:.1} s: {faults} faults, {requests} requests, {retried} of them started again, \
          {failed} failed with a reason\n",
         started.elapsed().as_secs_f64()
-    ))
+    ))?;
+    match failures.len() {
+        0 => Ok(()),
+        n => {
+            let seeds: Vec<String> = failures.iter().map(u64::to_string).collect();
+            let seeds = seeds.join(", ");
+            Err(Error::failed(format!("chaos: {n} seeds failed: {seeds}")))
+        }
+    }
 }

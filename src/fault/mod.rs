@@ -90,7 +90,7 @@ impl Said {
         let parts: Vec<ActorId> = all
             .iter()
             .copied()
-            .filter(|&id| machine.is_link(id) == effect.is_of_links())
+            .filter(|&id| takes(machine, id, effect))
             .collect();
         if parts.is_empty() {
             return Err(wrong(wrong_kind(machine, effect, address, &all)));
@@ -106,6 +106,14 @@ impl Said {
     }
 }
 
+/// Whether a part can be so. Nothing that a CPU does takes a time that depends on its clock or memory.
+fn takes(machine: &Machine, id: ActorId, effect: Effect) -> bool {
+    match effect {
+        Effect::Throttle(_) | Effect::HbmSlow(_) => machine.as_die(id).is_some(),
+        _ => machine.is_link(id) == effect.is_of_links(),
+    }
+}
+
 fn wrong_kind(machine: &Machine, effect: Effect, address: &str, all: &[ActorId]) -> String {
     let word = effect.word();
     if effect.is_of_links() {
@@ -115,6 +123,11 @@ fn wrong_kind(machine: &Machine, effect: Effect, address: &str, all: &[ActorId])
         };
         format!(
             "`{word}` is for links, and {address} selects {} dies or CPUs{below}",
+            all.len()
+        )
+    } else if all.iter().any(|&id| machine.as_cpu(id).is_some()) {
+        format!(
+            "`{word}` is for dies, and {address} selects {} CPUs, none of whose work depends on that: they can hang or crash",
             all.len()
         )
     } else {
