@@ -59,7 +59,7 @@ pub fn render(run: &RunDir) -> Result<String> {
     );
     section(&mut page, "The machine", "machine", &machine::map(run)?);
     section(&mut page, "Links", "links", &links(&report));
-    let drawn = trace.as_ref().and_then(timeline::of_first_step);
+    let drawn = trace.as_ref().and_then(timeline::of_busiest_step);
     let none = "<p class=\"note\">No decode step was traced message by message in this run: \
                 <code>supernode run --out DIR --trace-match '**'</code> traces some.</p>";
     section(

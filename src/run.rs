@@ -50,6 +50,8 @@ pub struct Finished {
     pub records: Vec<RequestRecord>,
     pub figures: Vec<ActorFigures>,
     pub profile: Vec<KindProfile>,
+    /// Wall time of the run itself, without launch and report.
+    pub ran_s: f64,
     pub scenario: Scenario,
     pub machine: Arc<Machine>,
 }
@@ -211,10 +213,13 @@ impl Prepared {
         for fault in self.faults {
             supernode.inject(fault);
         }
+        let running = Instant::now();
         let ended = supernode
             .run_recorded(observe, take)
             .map_err(|RunError::Broken(why)| Error::failed(format!("the run failed: {why}")))?;
         take(supernode.rest());
+        let ran_s = running.elapsed().as_secs_f64();
+        tracing::debug!(seconds = ran_s, "ran");
         let stats = supernode.stats();
         let report = Report::new(&Inputs {
             stats: &stats,
@@ -239,6 +244,7 @@ impl Prepared {
             records: stats.records,
             figures: supernode.figures(),
             profile: supernode.profile(),
+            ran_s,
             scenario: self.scenario,
             machine: supernode.shared().machine.clone(),
         })

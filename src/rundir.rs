@@ -48,7 +48,7 @@ pub struct Manifest {
 /// What `format` says.
 const FORMAT: &str = "supernode run";
 /// Raised when what is written can no longer be read as before.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 pub const TRACE_FILE: &str = "trace.pftrace";
 
 /// What is kept of a run.

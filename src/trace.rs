@@ -3,7 +3,9 @@
 //! the picosecond in annotations.
 
 pub mod ask;
+mod bandwidth;
 pub mod events;
+mod marks;
 mod packets;
 mod read;
 pub mod said;

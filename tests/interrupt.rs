@@ -4,10 +4,12 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{command, text};
+use supernode::rundir::RunDir;
 
 /// Starts the command, presses Ctrl-C a while after a line with `launched` has come `launches` times, and gives what it
 /// said by its prompt end.
@@ -59,6 +61,20 @@ fn ctrl_c_ends_a_run_with_the_report_so_far() {
     let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
     assert_eq!(report["partial"], true);
     assert!(report["virtual_s"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn ctrl_c_leaves_a_kept_run_with_a_valid_trace() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run").display().to_string();
+    let args = [&["run"][..], &LONG, &["--out", &out]].concat();
+    interrupted(&args, 1);
+    let run = RunDir::open(Path::new(&out)).unwrap();
+    assert_eq!(run.report().unwrap()["partial"], true);
+    let trace = supernode::trace::Read::open(&run.trace_path().unwrap()).unwrap();
+    assert!(trace.slices.len() > 1_000);
+    let page = common::stdout_of(&["report", &out, "--html", "-"]);
+    assert!(page.contains("stopped before its end"));
 }
 
 #[test]

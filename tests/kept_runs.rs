@@ -130,7 +130,7 @@ fn what_is_no_run_is_told_so() {
         "run.json",
         "{\"format\": \"supernode run\", \"version\": 99, \"program\": \"7.0\"}",
     );
-    ask(&path, &["version 99", "Supernode 7.0", "reads version 1"]);
+    ask(&path, &["version 99", "Supernode 7.0", "reads version 2"]);
     file(&dir, "notes.txt", "mine");
     std::fs::remove_file(dir.path().join("run.json")).unwrap();
     refused(&["run", "--out", &path], &["--out", "not of a run"]);

@@ -1,65 +1,20 @@
-//! Traces: files that Perfetto opens, that are the same whatever the shards, and that answer where the time went, to
-//! the picosecond. Causes that were planted are found first.
+//! Traces: files that are the same whatever the shards, that add up to the report and to every request, to the
+//! picosecond, and that show what was wrong with which part, and how much there was to do.
 
 mod common;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
-use common::{file, refused, stdout_of, supernode, text};
-use supernode::run::{Extras, Prepared, Recording};
+use common::traced::{keep, trace_of};
+use common::{refused, stdout_of};
 use supernode::rundir::RunDir;
-use supernode::scenario::Loader;
-use supernode::trace::ask::path::{StepSpans, roots};
-use supernode::trace::ask::{request, step};
-use supernode::trace::{Header, Read, Sink, TraceOptions};
-use supernode_actors::launch::Flow;
-use supernode_actors::time::Ps;
-use supernode_actors::trace::What;
-use tempfile::{TempDir, tempdir};
-
-/// A small machine, a few requests, every message routed.
-const SMALL: &[&str] = &[
-    "machine=mini4",
-    "prefill.instances=1",
-    "prefill.npus_per_instance=8",
-    // Small batches need small buffers: the weights of so few dies leave little room.
-    "prefill.batch_tokens_per_npu=1024",
-    "prefill.redundant=0",
-    "prefill.shared_replicas=0",
-    "decode.npus_per_instance=8",
-    "experts.redundant=0",
-    "experts.shared_replicas=0",
-    "fidelity.level=message",
-    "workload.kind=open",
-    "workload.rate_per_s=300",
-    "workload.prompt_tokens=700",
-    "workload.output_tokens=3",
-    "workload.requests=4",
-];
-
-/// A loaded decode group: every die has the same requests.
-const DECODE: &[&str] = &[
-    "workload.kind=closed",
-    "workload.phase=decode",
-    "workload.concurrency_per_npu=16",
-    "workload.requests=128",
-    "workload.prompt_tokens=2000",
-];
-
-fn keep(dir: &TempDir, name: &str, more: &[&str]) -> String {
-    let out = dir.path().join(name).display().to_string();
-    let mut args = vec!["run", "-q", "--out", &out];
-    args.extend(SMALL.iter().flat_map(|set| ["--set", set]));
-    args.extend(more);
-    let ran = supernode(&args);
-    assert!(ran.status.success(), "{}", text(&ran.stderr));
-    out
-}
-
-fn trace_of(run: &str) -> Read {
-    Read::open(&Path::new(run).join("trace.pftrace")).unwrap()
-}
+use supernode::trace::Read;
+use supernode::trace::ask::request;
+use supernode::trace::events::Key;
+use supernode_actors::time::{PS_PER_MS, Ps};
+use supernode_actors::trace::{Mark, What};
+use tempfile::tempdir;
 
 #[test]
 fn a_trace_adds_up_to_the_report_and_to_each_request() {
@@ -69,6 +24,18 @@ fn a_trace_adds_up_to_the_report_and_to_each_request() {
     let trace = trace_of(&out);
     assert!(trace.slices.len() > 5_000);
     assert!((trace.bytes as f64) < 100.0 * trace.slices.len() as f64);
+    // Each word is in the file once: everything else refers to it by number.
+    let bytes = std::fs::read(format!("{out}/trace.pftrace")).unwrap();
+    for word in [
+        "waited_ps",
+        "expert_tokens",
+        "start_sub_ps",
+        "held_up_by",
+        "prompt_tokens",
+    ] {
+        let times = bytes.windows(word.len()).filter(|w| *w == word.as_bytes());
+        assert_eq!(times.count(), 1, "{word}");
+    }
 
     // By die and stage, what actors measured of themselves; over all dies, what the report says.
     let mut sums: BTreeMap<(String, &str, &str), u64> = BTreeMap::new();
@@ -181,166 +148,188 @@ fn the_bytes_of_a_trace_do_not_depend_on_shards() {
     assert_eq!(request::ids(&trace).len(), 4);
 }
 
-#[test]
-fn a_file_that_is_no_whole_trace_is_told_so() {
-    let dir = tempdir().unwrap();
-    let out = keep(&dir, "run", &["--trace-limit", "100kB"]);
-    let whole = std::fs::read(format!("{out}/trace.pftrace")).unwrap();
-    let ask = |name: &str, bytes: &[u8], expected: &[&str]| {
-        let path = file(&dir, name, bytes);
-        for question in ["request", "step", "top"] {
-            refused(&["trace", question, &path], expected);
+/// Stages of every request that ended follow each other without gaps, and add up to what its home says.
+fn requests_add_up(run: &RunDir, trace: &Read) {
+    let sum = |stages: &[request::StageOf]| stages.iter().map(|s| s.ps).sum::<Ps>();
+    let rows = run.requests().unwrap();
+    assert_eq!(request::ids(trace).len(), rows.len());
+    for row in rows {
+        let path = request::of(trace, row.id).unwrap();
+        let complete = row.outcome == "completed";
+        assert_eq!(path.complete, Some(complete), "request {}", row.id);
+        assert_eq!(path.total_ps, Some(row.end_ps - row.arrival_ps));
+        assert_eq!(Some(sum(&path.total)), path.total_ps);
+        if complete {
+            assert_eq!(path.ttft_ps, Some(row.first_token_ps - row.arrival_ps));
+            let mut first = trace.slices.iter().filter(|s| {
+                s.what == What::Mark(Mark::FirstToken) && s.notes.count(Key::Request) == row.id
+            });
+            assert_eq!(
+                first.next().and_then(|s| s.notes.uint(Key::TtftPs)),
+                path.ttft_ps
+            );
         }
-    };
-    ask(
-        "cut",
-        &whole[..whole.len() - 3],
-        &["truncated", "trace the run again"],
-    );
-    ask("empty", b"", &["is empty"]);
-    ask(
-        "text",
-        b"{\"traceEvents\": []}",
-        &["not a trace of Supernode"],
-    );
-    ask("head", &whole[..40], &["not a trace of Supernode"]);
-    let at = whole
-        .windows(12)
-        .position(|w| w == b"\"version\":1,")
-        .unwrap();
-    let mut other = whole.clone();
-    other[at + 10] = b'7';
-    ask("other", &other, &["version 7", "reads version 1"]);
-    refused(&["trace", "top", "nowhere.pftrace"], &["nowhere.pftrace"]);
-    refused(&["run", "--trace-match", "node0"], &["--trace FILE"]);
-    refused(
-        &["run", "--trace", "/tmp", "--requests", "1"],
-        &["--trace", "is a directory"],
-    );
-    let to = dir.path().join("t").display().to_string();
-    refused(
-        &["run", "--trace", &to, "--trace-match", "node77"],
-        &["--trace-match", "node77"],
-    );
-}
-
-#[cfg(unix)]
-#[test]
-fn a_full_disk_does_not_end_the_run() {
-    if !Path::new("/dev/full").exists() {
-        println!("skipped: there is no /dev/full");
-        return;
+        assert_eq!(
+            path.ttft_ps.unwrap_or(0),
+            sum(&path.ttft),
+            "request {}",
+            row.id
+        );
+        let mut at = 0;
+        for s in &path.total {
+            assert_eq!(s.start_ps, at, "{s:?}");
+            at += s.ps;
+        }
     }
-    let mut args = vec!["run", "--trace", "/dev/full"];
-    args.extend(SMALL.iter().flat_map(|set| ["--set", set]));
-    let ran = supernode(&args);
-    let said = text(&ran.stderr);
-    assert_eq!(ran.status.code(), Some(1), "{said}");
-    assert!(
-        said.contains("cannot write all of the trace to /dev/full"),
-        "{said}"
-    );
-    assert_eq!(said.trim_end().lines().count(), 1, "{said}");
-    assert!(text(&ran.stdout).contains("goodput"));
-}
-
-/// Traces a loaded decode group in which something is wrong.
-fn planted(dir: &TempDir, name: &str, more: &[&str], fault: Option<&str>) -> PathBuf {
-    let path = dir.path().join(name);
-    let mut loader = Loader::new();
-    for set in SMALL.iter().chain(DECODE).chain(more) {
-        loader.set(set).unwrap();
-    }
-    let mut prepared = Prepared::new(loader.load().unwrap()).unwrap();
-    if let Some(line) = fault {
-        prepared.break_parts(&[], &[line.to_string()]).unwrap();
-    }
-    let options = TraceOptions {
-        pattern: None,
-        from_ps: 0,
-        until_ps: Ps::MAX,
-        requests: 0.0,
-        bytes_max: 1 << 30,
-    };
-    let header = Header::of(&prepared.scenario);
-    let machine = prepared.machine.clone();
-    let spec = options.spec(&machine, 1).unwrap();
-    let mut sink = Sink::create(&path, machine, &header, &options).unwrap();
-    let mut take = |recorded| sink.take(recorded);
-    let extras = Extras {
-        recording: Some(Recording {
-            spec,
-            take: &mut take,
-        }),
-        ..Extras::default()
-    };
-    prepared
-        .run_with(2, extras, &mut |_| Flow::Continue)
-        .unwrap();
-    sink.finish().unwrap();
-    path
-}
-
-/// What the second step waited for most; the path is whole.
-fn first_cause(path: &Path) -> String {
-    let trace = Read::open(path).unwrap();
-    let roots = roots(&trace);
-    assert_eq!(roots.len(), 1);
-    let spans = StepSpans::of(&trace, &roots, 0, 2);
-    assert_eq!(spans.ranks.len(), 16);
-    let found = step::of(&spans, 2);
-    assert_eq!(found.broken, None);
-    let whole = spans.whole.unwrap();
-    // Before the path begins, the root's word goes round; after it, the ranks' go back.
-    assert!(found.path_ps <= whole.ps() && found.path_ps * 100 > whole.ps() * 97);
-    assert_eq!(found.path_ps, found.stages_ps.values().sum::<Ps>());
-    for c in found.causes.iter().take(3) {
-        println!("{} {} {}", c.what, c.excess_ps / 1_000_000, c.stage);
-    }
-    found.causes[0].what.clone()
 }
 
 #[test]
-fn planted_causes_are_found_first() {
+fn the_simulator_says_where_its_own_time_goes() {
+    let small = common::traced::small();
+    let mut args: Vec<&str> = vec!["run", "--profile"];
+    args.extend(small.iter().map(String::as_str));
+    let ran = common::command()
+        .args(&args)
+        .env("RUST_LOG", "supernode=debug,supernode_actors=debug")
+        .output()
+        .unwrap();
+    let said = common::text(&ran.stdout);
+    for part in ["handled by", "prefill die", "decode die", "in actors"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let log = common::text(&ran.stderr);
+    for part in ["launched", "slice{shards=", "windows=", "ran seconds="] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+}
+
+/// Chats whose turns find the blocks of the turns before.
+const CHATS: &[&str] = &[
+    "--set",
+    "workload.kind=trace",
+    "--set",
+    "workload.output_tokens=40",
+    "--set",
+    "workload.requests=24",
+    "--set",
+    "fidelity.level=step",
+    "--trace-requests",
+    "100%",
+];
+
+#[test]
+fn requests_add_up_with_faults_and_with_blocks_that_were_cached() {
     let dir = tempdir().unwrap();
-    let throttled = planted(
-        &dir,
-        "throttled",
-        &[],
-        Some("at 1us: throttle node0/npu3/die1 x0.5"),
-    );
-    assert_eq!(first_cause(&throttled), "die node0/npu3/die1");
-    // One expert gets a sixth of all tokens, and nobody balances.
-    let loads: String = (0..58)
-        .flat_map(|layer| (0..256).map(move |e| (layer, e)))
-        .map(|(layer, e)| format!("{layer},{e},{}\n", if e == 100 { 50 } else { 1 }))
+    // Three chats of eight turns: a turn's first blocks are those of the turn before.
+    let lines: String = (0..24u64)
+        .map(|i| {
+            let (chat, turn) = (i % 3, i / 3);
+            let blocks: Vec<String> = (0..=turn).map(|b| (chat * 100 + b).to_string()).collect();
+            format!(
+                "{{\"timestamp\": {}, \"input_length\": {}, \"output_length\": 40, \"hash_ids\": [{}]}}\n",
+                i * 300,
+                512 * (turn + 1),
+                blocks.join(", ")
+            )
+        })
         .collect();
-    let loads = file(&dir, "loads.csv", format!("layer,expert,load\n{loads}"));
-    let load_file = format!("experts.load_file={loads}");
-    let hot = planted(&dir, "hot", &[&load_file, "experts.balance=none"], None);
-    let cause = first_cause(&hot);
-    assert!(cause.starts_with("expert 100 on node0/"), "{cause}");
+    let file = common::file(&dir, "chats.jsonl", lines);
+    let mut more = vec!["--workload", &file];
+    more.extend(CHATS);
+    let cached = keep(&dir, "cached", &more);
+    let run = RunDir::open(Path::new(&cached)).unwrap();
+    let hits = run.report().unwrap()["cache"]["hit_blocks"]
+        .as_u64()
+        .unwrap();
+    assert!(hits > 10, "{hits}");
+    let trace = trace_of(&cached);
+    let read = |s: &&supernode::trace::Slice| s.what == What::Mark(Mark::BlocksRead) && s.ps() > 0;
+    assert!(trace.slices.iter().filter(read).count() > 10);
+    requests_add_up(&run, &trace);
+
+    // A decode die and a home die on the way: their requests begin again.
+    more.extend([
+        "--fault",
+        "at 1400ms: crash node1/npu1/die0 restart 2s",
+        "--fault",
+        "at 2500ms: crash node1/cpu2 restart 1s",
+    ]);
+    let faulty = keep(&dir, "faulty", &more);
+    let run = RunDir::open(Path::new(&faulty)).unwrap();
+    let trace = trace_of(&faulty);
+    let retried = |s: &&supernode::trace::Slice| s.what == What::Mark(Mark::Retried);
+    assert!(trace.slices.iter().filter(retried).count() > 0);
+    requests_add_up(&run, &trace);
 }
 
 #[test]
-fn a_diff_ranks_the_part_that_was_slowed_first_and_a_page_needs_nothing_else() {
+fn faults_are_spans_on_the_parts_they_hit_and_counters_say_how_much_there_is_to_do() {
     let dir = tempdir().unwrap();
-    let (a, b) = (
-        keep(&dir, "a", &[]),
-        dir.path().join("b").display().to_string(),
-    );
-    let mut args = vec!["run", "-q", "--out", &b];
-    args.extend(SMALL.iter().flat_map(|set| ["--set", set]));
-    args.extend(["--fault", "at 1us: throttle node1/npu3/die1 x0.4"]);
-    let ran = supernode(&args);
-    assert!(ran.status.success(), "{}", text(&ran.stderr));
-    let diff = stdout_of(&["trace", "diff", &a, &b, "--json"]);
-    let diff: serde_json::Value = serde_json::from_str(&diff).unwrap();
-    assert_eq!(diff["actors"][0]["actor"], "node1/npu3/die1", "{diff:#}");
-    let page = stdout_of(&["report", &a, "--html", "-"]);
-    assert!(page.starts_with("<!doctype html>") && page.trim_end().ends_with("</html>"));
-    for never in ["http://", "https://", "src=", "<link", "@import", "NaN"] {
-        assert!(!page.contains(never), "{never}");
+    let faults = [
+        "--fault",
+        "at 5ms for 20ms: throttle node1/npu3/die1 x0.4",
+        "--fault",
+        "at 10ms for 5ms: hbm_slow node1/npu3/die1 x0.8",
+        "--fault",
+        "at 12ms: slow node0/npu0/die0/ub4 x0.3",
+    ];
+    let out = keep(&dir, "run", &faults);
+    let trace = trace_of(&out);
+    let faults: Vec<_> = trace.faults().collect();
+    let ms = |from, to| (from * PS_PER_MS, to * PS_PER_MS);
+    let last_ps = trace.slices.iter().map(|s| s.end_ps).max().unwrap();
+    let expected = [
+        ("node1/npu3/die1", "throttle x0.4", ms(5, 25)),
+        ("node1/npu3/die1", "hbm_slow x0.8", ms(10, 15)),
+        (
+            "node0/npu0/die0/ub4",
+            "slow x0.3",
+            (12 * PS_PER_MS, last_ps),
+        ),
+    ];
+    assert_eq!(faults, expected);
+
+    let counters: BTreeSet<&str> = trace
+        .counted
+        .iter()
+        .map(|c| trace.stream(c.track))
+        .collect();
+    let expected = [
+        "KV memory",
+        "bandwidth in",
+        "bandwidth out",
+        "batch size",
+        "claims waiting",
+        "prompts waiting",
+    ];
+    assert_eq!(counters, BTreeSet::from(expected));
+    // What the curve of a link's bandwidth has below it is what its spans carried.
+    let mut carried: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for s in &trace.slices {
+        let way = match s.what {
+            What::PhaseOut | What::TransferOut => "bandwidth out",
+            What::PhaseIn | What::TransferIn => "bandwidth in",
+            _ => continue,
+        };
+        let bytes = s.notes.count(Key::Bytes);
+        *carried.entry((trace.actor(s.track), way)).or_default() += bytes;
     }
-    assert!(page.contains("node1/npu3/die1") && page.contains("timeline of decode step"));
+    assert!(carried.len() > 60);
+    for ((link, way), bytes) in carried {
+        let of = |c: &&supernode::trace::Counted| {
+            trace.actor(c.track) == link && trace.stream(c.track) == way
+        };
+        let curve: Vec<_> = trace.counted.iter().filter(of).collect();
+        let pieces = curve.windows(2);
+        let shown: f64 = pieces
+            .map(|w| (w[1].at_ps - w[0].at_ps) as f64 / 1e6 * w[0].value as f64)
+            .sum();
+        assert_eq!(curve.last().map(|c| c.value), Some(0), "{link} {way}");
+        let most = (bytes as f64 - shown).abs();
+        // Megabytes a second are whole numbers: up to 500 bytes of each stretch are not seen.
+        assert!(
+            most <= 0.02 * bytes as f64 + 500.0 * 400.0,
+            "{link} {way}: {bytes} {shown}"
+        );
+    }
 }

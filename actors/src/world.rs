@@ -14,7 +14,7 @@ use crate::experts::{Drift, ExpertLayers};
 use crate::fabric::{Fabric, Paths, PhaseSend, post};
 use crate::fault::{Change, Verdict};
 use crate::launch::Phase;
-use crate::layout::Layout;
+use crate::layout::{Layout, Role};
 use crate::memory::DieMemory;
 use crate::message::{Bulk, Msg};
 use crate::meter::Meter;
@@ -209,6 +209,9 @@ impl Model for World {
         if !self.struck {
             return self.deliver(to, from, msg, ctx);
         }
+        if let Msg::Fault(strike) = &msg {
+            self.trace.fault(ctx.now(), to, strike);
+        }
         let Verdict::Handle(from, msg) = self.gate(to, from, msg, ctx) else {
             return;
         };
@@ -273,14 +276,18 @@ impl Model for World {
 
     fn kind(&self, actor: Actor) -> usize {
         match self.shared.machine.part(ActorId(actor)) {
-            Part::Die { .. } => 0,
-            Part::Cpu { .. } => 1,
-            _ => 2,
+            Part::Die { .. } => match self.shared.layout.roles[actor as usize] {
+                Role::Prefill { .. } => 0,
+                Role::Decode { .. } => 1,
+                Role::Idle => 2,
+            },
+            Part::Cpu { .. } => 3,
+            _ => 4,
         }
     }
 
     fn kind_names() -> &'static [&'static str] {
-        &["die", "cpu", "link"]
+        &["prefill die", "decode die", "idle die", "CPU", "link"]
     }
 }
 

@@ -1,9 +1,9 @@
 //! `supernode run`: launches the machine of a scenario, serves its workload, and prints the report.
 
+use std::fmt::Write;
 use std::path::PathBuf;
 
 use supernode_actors::launch::Flow;
-use supernode_actors::runtime::KindProfile;
 use supernode_actors::trace::TraceSpec;
 
 use super::interrupt::{self, Running};
@@ -13,7 +13,7 @@ use super::scenario_args::ScenarioArgs;
 use super::trace_args::TraceArgs;
 use crate::error::{Error, Result};
 use crate::report::{count, grid, number, percent};
-use crate::run::{Extras, Prepared, Recording};
+use crate::run::{Extras, Finished, Prepared, Recording};
 use crate::rundir::{self, Kept};
 use crate::trace::{Header, Sink, TraceOptions};
 
@@ -127,7 +127,7 @@ pub fn run(args: &Args) -> Result<()> {
         output::stdout(&report.to_table())?;
     }
     if args.profile && !json_to_stdout {
-        output::stdout(&profile_table(&finished.profile))?;
+        output::stdout(&profile_table(&finished, shards))?;
     }
     if let Some(path) = &args.json {
         output::to(path, "the report", &report.to_json())?;
@@ -177,11 +177,12 @@ impl Tracing {
 }
 
 /// What handling an event of each kind of actor cost on this computer.
-fn profile_table(kinds: &[KindProfile]) -> String {
+fn profile_table(finished: &Finished, shards: u32) -> String {
+    let kinds = &finished.profile;
     let head = ["handled by", "events", "wall s", "ns each", "share"];
     let all_ns: u64 = kinds.iter().map(|k| k.wall_ns).sum();
     let mut rows = vec![head.map(String::from).to_vec()];
-    for k in kinds {
+    for k in kinds.iter().filter(|k| k.events > 0) {
         rows.push(vec![
             k.kind.to_string(),
             count(k.events),
@@ -192,5 +193,12 @@ fn profile_table(kinds: &[KindProfile]) -> String {
     }
     let mut text = String::from("\n");
     grid(&mut text, &rows);
+    let _ = writeln!(
+        text,
+        "\nin actors {} s, the whole run {} s on {shards} shard{}: the rest is event queues, exchange and waiting",
+        number(all_ns as f64 / 1e9),
+        number(finished.ran_s),
+        if shards == 1 { "" } else { "s" }
+    );
     text
 }

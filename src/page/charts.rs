@@ -10,7 +10,7 @@ use crate::rundir::RequestRow;
 
 const WIDTH: f64 = 420.0;
 const HEIGHT: f64 = 170.0;
-const LEFT: f64 = 44.0;
+const LEFT: f64 = 58.0;
 const BOTTOM: f64 = 24.0;
 const TOP: f64 = 12.0;
 const BINS: usize = 48;
@@ -122,14 +122,11 @@ pub fn over_time(requests: &[RequestRow], report: &Value, end_ps: u64) -> String
         let mut svg = open(width, caption);
         for f in report["faults"].as_array().into_iter().flatten() {
             let s = |key: &str| f[key].as_f64();
-            let Some(from) = s("start_s").or_else(|| s("at_s")) else {
+            let Some(from) = s("injected_s") else {
                 continue;
             };
-            let to = s("end_s").unwrap_or(end_s).min(end_s);
-            let name = f["fault"]
-                .as_str()
-                .or(f["text"].as_str())
-                .unwrap_or("fault");
+            let to = s("ended_s").unwrap_or(end_s).min(end_s);
+            let name = f["fault"].as_str().unwrap_or("fault");
             let _ = write!(
                 svg,
                 "<rect class=\"fault\" x=\"{:.1}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{:.1}\"><title>{}</title></rect>",

@@ -1,9 +1,10 @@
-//! The machine as racks of nodes of dies, coloured by utilisation, queueing or expert load.
+//! The machine as racks: nodes of dies, coloured by utilisation, queueing or expert load, and beside them the racks of
+//! the L2 switch chips.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use supernode_topology::ActorId;
+use supernode_topology::{ActorId, Machine};
 
 use crate::error::Result;
 use crate::report::{count, number, percent};
@@ -22,6 +23,7 @@ pub fn map(run: &RunDir) -> Result<String> {
     let m = &run.machine;
     let histograms = run.histograms()?;
     let mut heat: BTreeMap<u32, Heat> = BTreeMap::new();
+    let mut uplinks_busy_ps = 0;
     for row in run.actors()? {
         let id = ActorId(row.first);
         let die = match row.kind.as_str() {
@@ -32,6 +34,9 @@ pub fn map(run: &RunDir) -> Result<String> {
             }
             _ => None,
         };
+        if row.kind == "uplink" {
+            uplinks_busy_ps += u128::from(row.busy_ps);
+        }
         let Some(die) = die else { continue };
         let h = heat.entry(die).or_default();
         if row.kind == "die" {
@@ -101,6 +106,39 @@ pub fn map(run: &RunDir) -> Result<String> {
         }
         page.push_str("</div>\n");
     }
+    // Every chip has a link to each node, in and out, and carries an equal share of what crosses between nodes.
+    let links = 2.0 * f64::from(m.node_count());
+    let share = uplinks_busy_ps as f64 / links / run.manifest.end_ps.max(1) as f64;
+    switch_racks(&mut page, m, share, use_max);
     page.push_str("</div>\n");
     Ok(page)
+}
+
+/// The racks of the L2 chips, a row for each sub-plane; `share`: of the time that a link of a chip carries something.
+fn switch_racks(page: &mut String, m: &Machine, share: f64, use_max: f64) {
+    let (planes, chips) = (m.planes(), m.l2_chips_per_plane());
+    for rack in 0..m.switch_rack_count() {
+        let here: Vec<u32> = (0..chips)
+            .filter(|&c| m.switch_rack_of(c) == rack)
+            .collect();
+        if here.is_empty() {
+            continue;
+        }
+        let _ = write!(
+            page,
+            "<div class=\"rack switches\"><b>L2 switches {rack}</b><div class=\"node\" style=\"grid-template-columns:repeat({},1fr)\">",
+            here.len()
+        );
+        for plane in 0..planes {
+            for chip in &here {
+                let _ = write!(
+                    page,
+                    "<i style=\"--use:{:.0};--queue:0;--experts:0\" title=\"plane{plane}/l2.{chip}: its links are {} used; they carry equal shares and do not queue\"></i>",
+                    (share / use_max * 100.0).min(100.0),
+                    percent(share)
+                );
+            }
+        }
+        page.push_str("</div></div>\n");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use supernode_actors::trace::Stage;
+use supernode_actors::trace::{Stage, What};
 
 use super::escape;
 use crate::report::number;
@@ -10,6 +10,7 @@ use crate::trace::Read;
 use crate::trace::ask::address_key;
 use crate::trace::ask::path::{StepSpans, roots, steps};
 use crate::trace::ask::step;
+use crate::trace::events::Key;
 
 const WIDTH: f64 = 1_280.0;
 const LEFT: f64 = 120.0;
@@ -17,6 +18,21 @@ const LINE: f64 = 15.0;
 const RANKS_MAX: usize = 24;
 /// Layers that are drawn: a step has too many to tell them apart.
 const LAYERS: u64 = 6;
+
+/// Of the first group's steps that are whole in the trace, the one with most requests.
+fn busiest(trace: &Read, roots: &[String]) -> Option<u64> {
+    let known = steps(trace, roots, 0);
+    let root = roots.first()?;
+    let whole = trace
+        .slices
+        .iter()
+        .filter(|s| s.what == What::GroupStep && trace.actor(s.track) == root);
+    whole
+        .filter_map(|s| Some((s.notes.count(Key::Requests), s.notes.uint(Key::Run)?)))
+        .filter(|(_, step)| known.contains(step))
+        .max()
+        .map(|(_, step)| step)
+}
 
 const SHOWN: [Stage; 7] = [
     Stage::DenseLayers,
@@ -29,11 +45,9 @@ const SHOWN: [Stage; 7] = [
 ];
 
 /// `None` when no step has its operators in the trace.
-pub fn of_first_step(trace: &Read) -> Option<String> {
+pub fn of_busiest_step(trace: &Read) -> Option<String> {
     let roots = roots(trace);
-    let known = steps(trace, &roots, 0);
-    // The first steps have few requests.
-    let number_of_step = *known.get(known.len() / 2)?;
+    let number_of_step = busiest(trace, &roots)?;
     let spans = StepSpans::of(trace, &roots, 0, number_of_step);
     let path = step::of(&spans, number_of_step);
     let mut dies: Vec<&String> = spans.ranks.keys().collect();

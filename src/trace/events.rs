@@ -44,9 +44,11 @@ pub enum Key {
     Step,
     Complete,
     Fault,
+    Effect,
+    TtftPs,
 }
 
-pub const KEYS: [&str; 23] = [
+pub const KEYS: [&str; 25] = [
     "ps",
     "start_sub_ps",
     "run",
@@ -70,6 +72,8 @@ pub const KEYS: [&str; 23] = [
     "step",
     "complete",
     "fault",
+    "effect",
+    "ttft_ps",
 ];
 
 /// Every kind of event, in the order of its number.
@@ -108,7 +112,7 @@ pub fn number(what: What) -> u64 {
         What::TransferIn => first_after_sends + 5,
         What::PhaseOut => first_after_sends + 6,
         What::PhaseIn => first_after_sends + 7,
-        What::Fault => first_after_sends + 8,
+        What::Fault | What::FaultOver => first_after_sends + 8,
         What::Mark(m) => first_after_sends + 9 + m as usize,
         What::Counter(_) => first_after_sends + 9 + Mark::ALL.len() + EXTRA.len(),
     };
@@ -132,7 +136,7 @@ pub fn name(what: What) -> String {
         What::TransferIn => "transfer in".into(),
         What::PhaseOut => "messages out".into(),
         What::PhaseIn => "messages in".into(),
-        What::Fault => "fault".into(),
+        What::Fault | What::FaultOver => "fault".into(),
         What::Mark(m) => m.stage().into(),
         What::Counter(c) => counter(c).0.into(),
     }
@@ -146,7 +150,7 @@ pub fn category(what: What) -> usize {
         What::Batch | What::GroupBatch => PREFILL,
         What::TransferOut | What::TransferIn | What::PhaseOut | What::PhaseIn => WIRE,
         What::Mark(_) => REQUEST,
-        What::Fault => FAULT,
+        What::Fault | What::FaultOver => FAULT,
     }
 }
 
@@ -160,6 +164,27 @@ pub fn counter(c: Counter) -> (&'static str, &'static str) {
     }
 }
 
+/// Names from this number on are given as the file goes: effects of faults.
+pub const GIVEN: u64 = 1_000;
+
+/// A fault's effect in words, from the kind and amount of its record.
+pub fn effect(kind: u64, how_much: u64) -> String {
+    let share = f64::from_bits(how_much);
+    let us = how_much as f64 / 1e6;
+    match kind {
+        0 => format!("slow x{share}"),
+        1 => format!("delay {us}us"),
+        2 => format!("jitter {us}us"),
+        3 => format!("loss {}%", share * 100.0),
+        4 => "flap".into(),
+        5 => "down".into(),
+        6 => format!("throttle x{share}"),
+        7 => format!("hbm_slow x{share}"),
+        8 => "hang".into(),
+        _ => "crash".into(),
+    }
+}
+
 /// A stage that ends when others have done their part.
 pub fn collects(what: What) -> bool {
     matches!(what, What::Stage(s) if s.class() == Class::Transfer)
@@ -170,12 +195,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn effects_are_said_as_in_plans() {
+        use supernode_actors::fault::Effect as E;
+        let said = |e: E| {
+            let (kind, how_much) = e.code();
+            effect(kind, how_much)
+        };
+        let all = [
+            (E::Slow(0.3), "slow x0.3"),
+            (E::Delay(5_000_000), "delay 5us"),
+            (E::Loss(0.02), "loss 2%"),
+            (E::Down, "down"),
+            (E::Throttle(0.5), "throttle x0.5"),
+            (E::HbmSlow(0.5), "hbm_slow x0.5"),
+            (E::Hang, "hang"),
+            (E::Crash, "crash"),
+        ];
+        for (e, text) in all {
+            assert_eq!(said(e), text);
+            assert!(text.starts_with(e.word()));
+        }
+    }
+
+    #[test]
     fn numbers_are_places_in_the_table() {
         for (i, what) in all().into_iter().enumerate() {
             assert_eq!(number(what), i as u64 + 1, "{what:?}");
         }
         assert_eq!(extra(0), all().len() as u64 + 1);
-        assert_eq!(KEYS[Key::Fault as usize], "fault");
+        assert!(extra(EXTRA.len()) < GIVEN);
+        assert_eq!(KEYS[Key::TtftPs as usize], "ttft_ps");
         assert_eq!(KEYS[Key::HeldUpBy as usize], "held_up_by");
         for (i, m) in Mark::ALL.into_iter().enumerate() {
             assert_eq!(m as usize, i);

@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use supernode_actors::config::Fidelity;
 use supernode_actors::layout::mix;
 use supernode_actors::time::{PS_PER_NS, Ps};
-use supernode_actors::trace::{Limit, Mark, Place, Record, Stage, What};
-use supernode_topology::Machine;
+use supernode_actors::trace::{Limit, Place, Record, Stage, What};
+use supernode_topology::{ActorId, Machine};
 
+use super::bandwidth::Bandwidth;
 use super::events::{self, Key};
-use super::tracks::{COUNTERS, STREAMS, Stream, counter_index, shown_address, stream_name};
+use super::tracks::{Counted, STREAMS, Stream, shown_address, stream_name};
 use super::wire::Out;
 use crate::scenario::Scenario;
 
@@ -48,7 +49,7 @@ impl Header {
 }
 
 pub const FORMAT: &str = "supernode trace";
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Fields of Perfetto's messages.
 const PACKET: u32 = 1;
@@ -58,9 +59,12 @@ const TRACK_EVENT: u32 = 11;
 const INTERNED: u32 = 12;
 const SEQUENCE_FLAGS: u32 = 13;
 const TRACK_DESCRIPTOR: u32 = 60;
-const BEGIN: u64 = 1;
-const END: u64 = 2;
-const INSTANT: u64 = 3;
+/// Of interned data.
+const EVENT_NAMES: u32 = 2;
+const ANNOTATION_STRINGS: u32 = 29;
+pub(super) const BEGIN: u64 = 1;
+pub(super) const END: u64 = 2;
+pub(super) const INSTANT: u64 = 3;
 const COUNTER: u64 = 4;
 
 /// Sends of one die that a later flag may be traced back to.
@@ -68,14 +72,23 @@ const SENDS_KEPT: usize = 6;
 
 /// Requests at one time whose marks are kept together.
 #[derive(Debug)]
-struct Followed {
-    track: u64,
+pub(super) struct Followed {
+    pub(super) track: u64,
+    pub(super) arrived_ps: Ps,
     /// End of the last stage.
-    since_ps: Ps,
+    pub(super) since_ps: Ps,
 }
 
 /// A send that has gone out: whose, and when its first flag left.
 type SendKey = (Stage, Place);
+
+/// A word of an annotation, interned when it is first used.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Word {
+    Actor(u32),
+    Limit(u64),
+    Effect(String),
+}
 
 /// Makes packets of records.
 #[derive(Debug)]
@@ -85,15 +98,19 @@ pub struct Writer {
     next_track: u64,
     /// By actor and stream, 0 while not described.
     streams: Vec<[u64; STREAMS]>,
-    counters: BTreeMap<(u32, usize), u64>,
+    counters: BTreeMap<(u32, Counted), u64>,
     places: BTreeMap<String, u64>,
-    requests_track: u64,
-    followed: BTreeMap<u64, Followed>,
+    pub(super) requests_track: u64,
+    pub(super) followed: BTreeMap<u64, Followed>,
     sends: BTreeMap<u32, VecDeque<(SendKey, Ps)>>,
-    /// Interned words: addresses by actor, and limits.
-    addresses: BTreeMap<u32, u64>,
+    words: BTreeMap<Word, u64>,
+    /// Names of events beside those that every file has.
+    names: BTreeMap<String, u64>,
+    /// Faults in force, by part and number: their tracks.
+    faults: BTreeMap<(u32, u64), u64>,
+    bandwidth: Bandwidth,
     /// Requests that arrived outside are not followed.
-    window_ps: (Ps, Ps),
+    pub(super) window_ps: (Ps, Ps),
     pub spans: u64,
 }
 
@@ -110,7 +127,10 @@ impl Writer {
             requests_track: 0,
             followed: BTreeMap::new(),
             sends: BTreeMap::new(),
-            addresses: BTreeMap::new(),
+            words: BTreeMap::new(),
+            names: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            bandwidth: Bandwidth::default(),
             window_ps,
             spans: 0,
         };
@@ -155,7 +175,7 @@ impl Writer {
                 let names = events::all().into_iter().map(events::name);
                 let extra = events::EXTRA.iter().map(|n| (*n).to_string());
                 for (n, name) in names.chain(extra).enumerate() {
-                    entry(i, 2, n + 1, &name);
+                    entry(i, EVENT_NAMES, n + 1, &name);
                 }
                 for (n, name) in events::KEYS.iter().enumerate() {
                     entry(i, 3, n + 1, name);
@@ -164,7 +184,7 @@ impl Writer {
         });
     }
 
-    fn describe(&mut self, parent: u64, name: &str, counts: Option<&str>) -> u64 {
+    pub(super) fn describe(&mut self, parent: u64, name: &str, counts: Option<&str>) -> u64 {
         let track = self.next_track;
         self.next_track += 1;
         self.packet(|p| {
@@ -211,44 +231,53 @@ impl Writer {
         track
     }
 
-    /// The number under which an actor's address is interned.
-    fn address(&mut self, actor: u32) -> u64 {
-        if let Some(&iid) = self.addresses.get(&actor) {
+    /// The number under which a word is interned.
+    fn word(&mut self, word: Word) -> u64 {
+        if let Some(&iid) = self.words.get(&word) {
             return iid;
         }
-        let text = shown_address(&self.machine, actor);
-        let iid = self.intern(&text);
-        self.addresses.insert(actor, iid);
+        let iid = self.words.len() as u64 + 1;
+        match &word {
+            Word::Actor(actor) => {
+                let text = shown_address(&self.machine, *actor);
+                self.intern(ANNOTATION_STRINGS, iid, &text);
+            }
+            Word::Limit(limit) => self.intern(ANNOTATION_STRINGS, iid, limit_name(*limit)),
+            Word::Effect(text) => self.intern(ANNOTATION_STRINGS, iid, text),
+        }
+        self.words.insert(word, iid);
         iid
     }
 
-    /// The number under which the name of a limit is interned.
-    fn word(&mut self, limit: u64) -> u64 {
-        let key = u32::MAX - limit as u32;
-        if let Some(&iid) = self.addresses.get(&key) {
+    pub(super) fn address(&mut self, actor: u32) -> u64 {
+        self.word(Word::Actor(actor))
+    }
+
+    /// The number of an event's name that only this file has.
+    fn name(&mut self, text: &str) -> u64 {
+        if let Some(&iid) = self.names.get(text) {
             return iid;
         }
-        let iid = self.intern(limit_name(limit));
-        self.addresses.insert(key, iid);
+        let iid = events::GIVEN + self.names.len() as u64;
+        self.intern(EVENT_NAMES, iid, text);
+        self.names.insert(text.to_string(), iid);
         iid
     }
 
-    fn intern(&mut self, text: &str) -> u64 {
-        let iid = self.addresses.len() as u64 + 1;
+    fn intern(&mut self, field: u32, iid: u64, text: &str) {
         self.packet(|p| {
             p.uint(SEQUENCE_FLAGS, 2);
             p.message(INTERNED, |i| {
-                i.message(29, |e| {
+                i.message(field, |e| {
                     e.uint(1, iid);
                     e.bytes(2, text.as_bytes());
                 });
             });
         });
-        iid
     }
 
     /// One event; `notes` adds annotations.
-    fn event(
+    pub(super) fn event(
         &mut self,
         kind: u64,
         ps: Ps,
@@ -271,11 +300,14 @@ impl Writer {
                 }
                 notes(&mut Notes(e));
             });
-            p.uint(SEQUENCE_FLAGS, 2);
+            // An end refers to no names.
+            if kind != END {
+                p.uint(SEQUENCE_FLAGS, 2);
+            }
         });
     }
 
-    fn span(
+    pub(super) fn span(
         &mut self,
         track: u64,
         what: What,
@@ -298,33 +330,88 @@ impl Writer {
         match r.what {
             What::Mark(mark) => self.mark(r, mark),
             What::Counter(c) => {
-                let (name, unit) = events::counter(c);
-                let key = (r.actor, counter_index(c));
-                debug_assert!(key.1 < COUNTERS);
-                let track = match self.counters.get(&key) {
-                    Some(&track) => track,
-                    None => {
-                        let address = shown_address(&self.machine, r.actor);
-                        let parent = self.place(&address);
-                        let track = self.describe(parent, name, Some(unit));
-                        self.counters.insert(key, track);
-                        track
-                    }
-                };
-                self.packet(|p| {
-                    p.uint(TIMESTAMP, r.at_ps / PS_PER_NS);
-                    p.message(TRACK_EVENT, |e| {
-                        e.uint(9, COUNTER);
-                        e.uint(11, track);
-                        e.uint(30, r.a);
-                    });
-                });
+                let track = self.counter(r.actor, Counted::Of(c));
+                self.count(track, r.at_ps, r.a);
+            }
+            What::Fault => self.fault(r),
+            What::FaultOver => {
+                if let Some(track) = self.faults.remove(&(r.actor, r.a)) {
+                    self.event(END, r.at_ps, track, None, None, |_| ());
+                }
             }
             _ => self.operator(r),
         }
     }
 
+    /// Writes what is known at the end only: the last of the counters that are means over time.
+    pub fn finish(&mut self) {
+        for (actor, out, at_ps, mb_per_s) in self.bandwidth.finish() {
+            let track = self.counter(actor, Counted::Bandwidth { out });
+            self.count(track, at_ps, mb_per_s);
+        }
+    }
+
+    /// The track of a counter, below its actor.
+    fn counter(&mut self, actor: u32, what: Counted) -> u64 {
+        if let Some(&track) = self.counters.get(&(actor, what)) {
+            return track;
+        }
+        let (name, unit) = what.name();
+        let address = shown_address(&self.machine, actor);
+        let parent = self.place(&address);
+        let track = self.describe(parent, name, Some(unit));
+        self.counters.insert((actor, what), track);
+        track
+    }
+
+    fn count(&mut self, track: u64, at_ps: Ps, value: u64) {
+        self.packet(|p| {
+            p.uint(TIMESTAMP, at_ps / PS_PER_NS);
+            p.message(TRACK_EVENT, |e| {
+                e.uint(9, COUNTER);
+                e.uint(11, track);
+                e.uint(30, value);
+            });
+        });
+    }
+
+    /// A link carried bytes.
+    fn carried(&mut self, r: &Record) {
+        let out = match r.what {
+            What::TransferOut | What::PhaseOut => true,
+            What::TransferIn | What::PhaseIn => false,
+            _ => return,
+        };
+        let closed = self
+            .bandwidth
+            .carried(r.actor, out, r.at_ps, (r.start_ps, r.end_ps), r.a);
+        for (at_ps, mb_per_s) in closed {
+            let track = self.counter(r.actor, Counted::Bandwidth { out });
+            self.count(track, at_ps, mb_per_s);
+        }
+    }
+
+    /// A fault strikes a part: a span that is open until it is over, on a track of its own, as several may overlap.
+    fn fault(&mut self, r: &Record) {
+        let (number, kind) = (r.a & 0xffff_ffff, r.a >> 32);
+        let text = events::effect(kind, r.b);
+        let name = self.name(&text);
+        let word = self.word(Word::Effect(text));
+        let address = self.machine.address(ActorId(r.actor));
+        let parent = self.place(&address);
+        let track = self.describe(parent, "faults", None);
+        self.faults.insert((r.actor, number), track);
+        self.spans += 1;
+        let named = Some((name, events::FAULT));
+        self.event(BEGIN, r.at_ps, track, named, None, |n| {
+            n.some(Key::StartSubPs, r.at_ps % PS_PER_NS);
+            n.uint(Key::Fault, number);
+            n.interned(Key::Effect, word);
+        });
+    }
+
     fn operator(&mut self, r: &Record) {
+        self.carried(r);
         let (what, a, b) = (r.what, r.a, r.b);
         // A wait of no time is no span.
         if r.start_ps == r.end_ps && what == What::Stage(Stage::WaitMoeStream) {
@@ -334,7 +421,7 @@ impl Writer {
         let waited = events::collects(what).then(|| a.checked_sub(1)).flatten();
         let waited_for = waited.map(|actor| self.address(actor as u32));
         let limit = match what {
-            What::Send(_) => self.word(b),
+            What::Send(_) => self.word(Word::Limit(b)),
             _ => 0,
         };
         let flow = match what {
@@ -376,7 +463,6 @@ impl Writer {
                     n.uint(Key::Tokens, a);
                     n.some(Key::Drawn, b);
                 }
-                What::Fault => n.uint(Key::Fault, a),
                 _ => {}
             }
             if let Some(iid) = waited_for {
@@ -419,76 +505,6 @@ impl Writer {
             self.event(INSTANT, ps, track, named, Some(flow), |_| ());
         }
     }
-
-    /// A request's stages follow each other without gaps on a track of its own.
-    fn mark(&mut self, r: &Record, mark: Mark) {
-        let (request, now) = (r.a, r.at_ps);
-        if mark == Mark::Arrived {
-            if now < self.window_ps.0 || now >= self.window_ps.1 {
-                return;
-            }
-            if self.requests_track == 0 {
-                self.requests_track = self.describe(0, "requests", None);
-            }
-            let track = self.describe(self.requests_track, &format!("request {request}"), None);
-            self.followed.insert(
-                request,
-                Followed {
-                    track,
-                    since_ps: now,
-                },
-            );
-            let home = self.address(r.actor);
-            let named = Some((events::number(r.what), events::REQUEST));
-            self.spans += 1;
-            self.event(BEGIN, now, track, named, None, |n| {
-                n.some(Key::StartSubPs, now % PS_PER_NS);
-                n.uint(Key::Request, request);
-                n.interned(Key::Actor, home);
-                n.uint(Key::PromptTokens, r.b & 0xffff_ffff);
-                n.uint(Key::OutputTokens, r.b >> 32);
-            });
-            return;
-        }
-        let Some(f) = self.followed.get_mut(&request) else {
-            return;
-        };
-        let track = f.track;
-        let since_ps = f.since_ps;
-        if !mark.beside() {
-            f.since_ps = now;
-        }
-        let actor = self.address(r.actor);
-        let flow = Some(mix(request ^ 0x7265_7175_6573_7400));
-        let notes = |n: &mut Notes<'_>| {
-            n.uint(Key::Request, request);
-            n.interned(Key::Actor, actor);
-            match mark {
-                Mark::BlocksRead => n.uint(Key::Blocks, r.b),
-                Mark::Batched => n.uint(Key::Run, r.b),
-                Mark::Stepped => {
-                    n.uint(Key::Step, r.b >> 32);
-                    n.uint(Key::Tokens, r.b & 0xffff_ffff);
-                }
-                Mark::FirstToken | Mark::TokensHome => n.uint(Key::Tokens, r.b),
-                Mark::Ended => n.uint(Key::Complete, r.b),
-                _ => {}
-            }
-        };
-        if mark.beside() {
-            let named = Some((events::number(r.what), events::REQUEST));
-            self.event(INSTANT, now, track, named, None, |n| {
-                n.some(Key::StartSubPs, now % PS_PER_NS);
-                notes(n);
-            });
-            return;
-        }
-        self.span(track, r.what, (since_ps, now), flow, notes);
-        if mark == Mark::Ended {
-            self.event(END, now, track, None, None, |_| ());
-            self.followed.remove(&request);
-        }
-    }
 }
 
 pub fn limit_name(limit: u64) -> &'static str {
@@ -500,7 +516,7 @@ pub fn limit_name(limit: u64) -> &'static str {
 }
 
 /// Annotations of an event.
-struct Notes<'a>(&'a mut Out);
+pub(super) struct Notes<'a>(&'a mut Out);
 
 impl Notes<'_> {
     fn note(&mut self, key: Key, value: impl FnOnce(&mut Out)) {
@@ -510,18 +526,18 @@ impl Notes<'_> {
         });
     }
 
-    fn uint(&mut self, key: Key, v: u64) {
+    pub(super) fn uint(&mut self, key: Key, v: u64) {
         self.note(key, |a| a.uint(3, v));
     }
 
     /// Left out when it is 0.
-    fn some(&mut self, key: Key, v: u64) {
+    pub(super) fn some(&mut self, key: Key, v: u64) {
         if v > 0 {
             self.uint(key, v);
         }
     }
 
-    fn interned(&mut self, key: Key, iid: u64) {
+    pub(super) fn interned(&mut self, key: Key, iid: u64) {
         self.note(key, |a| a.uint(17, iid));
     }
 }

@@ -147,6 +147,15 @@ impl Read {
         r.finish(bytes.len() as u64)
     }
 
+    /// Faults: address of the part, effect, and from when to when.
+    pub fn faults(&self) -> impl Iterator<Item = (&str, &str, (Ps, Ps))> {
+        let faults = self.slices.iter().filter(|s| s.what == What::Fault);
+        faults.map(|s| {
+            let effect = self.word(s, Key::Effect).unwrap_or("fault");
+            (self.actor(s.track), effect, (s.start_ps, s.end_ps))
+        })
+    }
+
     /// Address of the actor of a track.
     pub fn actor(&self, track: u32) -> &str {
         &self.actors[track as usize]
@@ -259,14 +268,16 @@ impl Reader {
             }),
             1 | 3 => {
                 // Arrows' ends are for the eye.
-                let Some(&what) = self.whats.get((name as usize).wrapping_sub(1)) else {
-                    return Ok(());
+                let what = match self.whats.get((name as usize).wrapping_sub(1)) {
+                    Some(&what) => what,
+                    None if name >= events::GIVEN => What::Fault,
+                    None => return Ok(()),
                 };
                 let start_ps = ns * PS_PER_NS + notes.count(Key::StartSubPs);
                 if kind == 1 {
                     self.open.entry(track).or_default().push(self.slices.len());
                 }
-                // A request's own span ends when it does.
+                // A request's own span ends when it does, and a fault's.
                 let ps = notes.uint(Key::Ps).unwrap_or(0);
                 self.slices.push(Slice {
                     what,
@@ -288,8 +299,13 @@ impl Reader {
         Ok(())
     }
 
-    fn finish(self, bytes: u64) -> std::result::Result<Read, String> {
+    fn finish(mut self, bytes: u64) -> std::result::Result<Read, String> {
         let header = self.header.ok_or(FOREIGN)?;
+        // What has not ended lasts to the end of the trace.
+        let last_ps = self.slices.iter().map(|s| s.end_ps).max().unwrap_or(0);
+        for open in self.open.into_values().flatten() {
+            self.slices[open].end_ps = last_ps;
+        }
         let most = self.tracks.keys().next_back().copied().unwrap_or(0) as usize;
         let (mut actors, mut streams) =
             (vec![String::new(); most + 1], vec![String::new(); most + 1]);

@@ -3,7 +3,7 @@
 //! machine runs on; what was written stays readable, and the failure is told once.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +16,7 @@ use supernode_actors::trace::{ActorSet, Record, Requests, TraceSpec, What};
 use supernode_topology::Machine;
 
 use super::packets::{Header, Writer};
+use super::wire::whole;
 use crate::error::{Error, Result};
 
 /// Batches that may wait for the writer before the machine does.
@@ -199,6 +200,20 @@ fn cannot(path: &Path, e: &std::io::Error) -> Error {
     Error::failed(format!("cannot write the trace to {}: {e}", path.display()))
 }
 
+/// Writes all it can; how much that was.
+fn write(file: &mut File, bytes: &[u8]) -> (usize, std::io::Result<()>) {
+    let mut written = 0;
+    while written < bytes.len() {
+        match file.write(&bytes[written..]) {
+            Ok(0) => return (written, Err(ErrorKind::WriteZero.into())),
+            Ok(n) => written += n,
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return (written, Err(e)),
+        }
+    }
+    (written, Ok(()))
+}
+
 struct Job {
     file: File,
     writer: Writer,
@@ -221,7 +236,7 @@ impl Job {
     }
 
     fn record(&mut self, record: &Record) {
-        let of_actor = !matches!(record.what, What::Mark(_));
+        let of_actor = !matches!(record.what, What::Mark(_) | What::Fault | What::FaultOver);
         if of_actor && self.summary.bytes + self.writer.bytes().len() as u64 >= self.bytes_max {
             self.state.full.store(true, Ordering::Relaxed);
             self.summary.left_out += 1;
@@ -232,10 +247,14 @@ impl Job {
 
     fn flush(&mut self) -> std::io::Result<()> {
         let packets = std::mem::take(self.writer.bytes());
-        let written = self.file.write_all(&packets);
-        if let Err(e) = written {
-            // Half a packet is no packet.
+        let (written, result) = write(&mut self.file, &packets);
+        if let Err(e) = result {
+            // Half a packet is no packet: what is whole stays.
+            self.summary.bytes += whole(&packets[..written]) as u64;
             let _ = self.file.set_len(self.summary.bytes);
+            self.state
+                .bytes
+                .store(self.summary.bytes, Ordering::Release);
             return Err(e);
         }
         self.summary.bytes += packets.len() as u64;
@@ -248,6 +267,7 @@ impl Job {
     }
 
     fn finish(mut self) -> std::io::Result<Summary> {
+        self.writer.finish();
         self.flush()?;
         self.file.flush()?;
         self.summary.spans = self.writer.spans;

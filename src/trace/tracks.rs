@@ -1,6 +1,7 @@
 //! The tracks of a trace, as the UI groups them: node, NPU, die, and its streams; links and CPUs beside; one track
 //! for each request.
 
+use super::events::counter;
 use supernode_actors::trace::{Counter, What};
 use supernode_topology::{ActorId, Machine, Part};
 
@@ -27,7 +28,6 @@ pub enum Stream {
 }
 
 pub const STREAMS: usize = 16;
-pub const COUNTERS: usize = 4;
 
 impl Stream {
     /// The line that a kind of span goes to; `part` is its microbatch.
@@ -47,7 +47,7 @@ impl Stream {
             What::TransferIn => Self::TransfersIn,
             What::PhaseOut => either(Self::PhasesOut0, Self::PhasesOut1),
             What::PhaseIn => either(Self::PhasesIn0, Self::PhasesIn1),
-            What::Fault | What::Mark(_) | What::Counter(_) => Self::Faults,
+            What::Fault | What::FaultOver | What::Mark(_) | What::Counter(_) => Self::Faults,
         }
     }
 
@@ -90,12 +90,22 @@ pub fn stream_name(stream: Stream) -> &'static str {
     stream.name()
 }
 
-/// Which of an actor's counters, from 0.
-pub fn counter_index(c: Counter) -> usize {
-    match c {
-        Counter::BatchSize => 0,
-        Counter::KvTokens => 1,
-        Counter::QueueDepth => 2,
-        Counter::PromptQueue => 3,
+/// What a counter's track shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Counted {
+    /// What its actor counts.
+    Of(Counter),
+    /// What a link carried, as a mean over a short time.
+    Bandwidth { out: bool },
+}
+
+impl Counted {
+    /// Name of the track, and what it counts.
+    pub fn name(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Of(c) => counter(c),
+            Self::Bandwidth { out: true } => ("bandwidth out", "MB/s"),
+            Self::Bandwidth { out: false } => ("bandwidth in", "MB/s"),
+        }
     }
 }

@@ -144,6 +144,17 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
+/// Bytes of the whole fields at the start of a message that ends anywhere.
+pub fn whole(bytes: &[u8]) -> usize {
+    let mut fields = Fields(bytes);
+    let mut rest = bytes.len();
+    while fields.next().is_some_and(|field| field.is_ok()) {
+        rest = fields.0.len();
+    }
+    // Without one whole field nothing was taken.
+    bytes.len() - rest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

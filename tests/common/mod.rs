@@ -3,6 +3,7 @@
 
 #[cfg(unix)]
 pub mod live;
+pub mod traced;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -183,6 +183,7 @@ fn check_counts(counts: &Counts) -> Result<(), Bad> {
         ("dies_per_npu", counts.dies_per_npu, PER_NODE_MAX),
         ("cpus_per_node", counts.cpus_per_node, PER_NODE_MAX),
         ("nodes_per_rack", counts.nodes_per_rack, NODES_MAX),
+        ("switch_racks", counts.switch_racks, NODES_MAX),
         ("planes", counts.planes, PER_NODE_MAX),
         (
             "l2_chips_per_plane",

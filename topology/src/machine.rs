@@ -91,6 +91,18 @@ impl Machine {
     pub fn actor_count(&self) -> u32 {
         self.actors
     }
+    /// Racks that hold the L2 chips.
+    pub fn switch_rack_count(&self) -> u32 {
+        self.spec.counts.switch_racks
+    }
+
+    /// The switch rack of an L2 chip, given by its number within its sub-plane.
+    pub fn switch_rack_of(&self, chip: u32) -> u32 {
+        let counts = &self.spec.counts;
+        (u64::from(chip) * u64::from(counts.switch_racks) / u64::from(counts.l2_chips_per_plane))
+            as u32
+    }
+
     /// Racks that hold nodes; the last may be part empty. Switch racks are not counted.
     pub fn rack_count(&self) -> u32 {
         self.node_count().div_ceil(self.spec.counts.nodes_per_rack)

@@ -107,6 +107,8 @@ section! {
         dies_per_npu: u32,
         cpus_per_node: u32,
         nodes_per_rack: u32,
+        /// Racks that hold nothing but L2 chips, a like share of each sub-plane's.
+        switch_racks: u32,
         /// UB sub-planes: every die and CPU has one lane into each, every node one L1 chip in each.
         planes: u32,
         /// L2 chips of one sub-plane: every L1 chip has one uplink to each.

@@ -219,8 +219,7 @@ impl Home {
         }
         env.offered();
         let id = spec.id;
-        let tokens = (u64::from(spec.output_tokens) << 32) | u64::from(spec.prompt_tokens);
-        env.mark(Mark::Arrived, id, tokens);
+        mark_arrived(&spec, env);
         let refusal = too_large(&spec, env.shared);
         self.open.insert(id, Open::new(spec, die, now));
         if let Some(why) = refusal {
@@ -241,6 +240,7 @@ impl Home {
         open.cancelling = r.cancelling;
         open.origin = r.origin;
         open.why = r.why;
+        env.mark(Mark::Retried, id, 0);
         let refusal = too_large(&open.spec, env.shared);
         let cancelling = open.cancelling;
         self.open.insert(id, open);
@@ -556,6 +556,12 @@ impl Env<'_, '_> {
             self.tally.ended(record);
         }
     }
+}
+
+/// A request has come in, here or at a CPU that is not there.
+pub(super) fn mark_arrived(spec: &RequestSpec, env: &mut Env<'_, '_>) {
+    let tokens = (u64::from(spec.output_tokens) << 32) | u64::from(spec.prompt_tokens);
+    env.mark(Mark::Arrived, spec.id, tokens);
 }
 
 /// Hands tokens to the outside of a live machine.

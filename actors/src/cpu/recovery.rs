@@ -1,13 +1,14 @@
 //! What a home does about requests that it hears nothing of, and what clients do about a CPU that does not answer.
 
 use super::Home;
-use super::home::Source;
+use super::home::{Source, mark_arrived};
 use crate::die::Watch;
 use crate::env::Env;
 use crate::message::Msg;
 use crate::request::{ID, Outcome, RequestRecord, RequestSpec, Resubmitted};
 use crate::runtime::Actor;
 use crate::time::{Ps, ps_from_s};
+use crate::trace::Mark;
 
 impl Home {
     pub(super) fn arm(&mut self, due_ps: Ps, env: &mut Env<'_, '_>) {
@@ -166,6 +167,7 @@ impl Home {
         }
         open.retries += 1;
         open.why = why;
+        env.mark(Mark::Retried, id, 0);
         self.seek(id, env);
     }
 
@@ -218,6 +220,7 @@ impl Home {
         r.hops += 1;
         if r.hops as usize >= homes.len().max(2) {
             let now = env.now();
+            env.mark(Mark::Ended, r.spec.id, 0);
             env.ended(RequestRecord {
                 id: r.spec.id,
                 home: self.cpu,
@@ -264,6 +267,7 @@ impl Home {
         }
         env.offered();
         let me = env.ctx.me();
+        mark_arrived(&spec, env);
         let r = Resubmitted {
             spec,
             first_token_ps: 0,

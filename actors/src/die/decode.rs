@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::compute::{DecodeTimes, MicrobatchLoad, Share};
 use crate::config::Balance;
 use crate::env::Env;
-use crate::experts::{Dealer, ExpertMsg, Plan, of_layer};
+use crate::experts::{Dealer, ExpertMsg, Plan, Routing, of_layer};
 use crate::fabric::{PhaseOut, Sent};
 use crate::message::{Claim, Msg};
 use crate::runtime::Actor;
@@ -561,10 +561,7 @@ impl DecodeRank {
 
     /// Draws the experts of `tokens` tokens in a layer, and counts them by slot.
     fn choose_experts(&mut self, layer: u32, tokens: u32, env: &mut Env<'_, '_>) {
-        let (mut plan, routing) = self.experts.at(layer);
-        if let Some(shrunk) = &self.shrunk {
-            plan = of_layer(shrunk, layer);
-        }
+        let (plan, routing) = plan_at(self.shrunk.as_deref(), &self.experts, layer);
         let perfect = env.shared.serving.experts.balance == Balance::Perfect;
         let ranks = self.by_slot.len() as u64 / u64::from(plan.slots_per_rank);
         self.by_slot.fill(0);
@@ -641,7 +638,8 @@ impl DecodeRank {
             let start = complete_ps + assemble_ps;
             let from_ps = self.step.stage_from_ps;
             env.stage(Stage::Dispatch, from_ps, start, place, waited.0, waited.1);
-            let busiest = env.busiest_expert(self.rank, place.layer, &self.per_slot);
+            let (plan, _) = plan_at(self.shrunk.as_deref(), &self.experts, self.step.next_moe.0);
+            let busiest = env.busiest_expert(plan.uses_of(u32::from(self.rank)), &self.per_slot);
             env.stage(
                 Stage::Experts,
                 start,
@@ -910,4 +908,14 @@ pub fn dispatch_bytes(shared: &Shared) -> u32 {
 /// Bytes of one expert output on its way back: BF16.
 pub fn combine_bytes(shared: &Shared) -> u32 {
     shared.model.hidden * 2
+}
+
+/// Plan and routing of an MoE layer in the running step, of all ranks or of those that are left.
+fn plan_at<'a>(
+    shrunk: Option<&'a Vec<Plan>>,
+    experts: &'a RankExperts,
+    layer: u32,
+) -> (&'a Plan, &'a Routing) {
+    let (plan, routing) = experts.at(layer);
+    (shrunk.map_or(plan, |left| of_layer(left, layer)), routing)
 }

@@ -128,7 +128,7 @@ impl Env<'_, '_> {
         // Data first, then a barrier of the vector cores, then the flags.
         let flags_from_ps = sender.sent_ps() + p.barrier_ps + toll.extra_ps;
         if self.trace.is_on() {
-            self.trace_sending(p, &sender, lane_id.0);
+            self.trace_sending(p, &sender, toll.extra_ps, lane_id.0);
         }
         if toll.lost {
             // No lane lets anything out: neither messages nor flags.
@@ -183,10 +183,13 @@ impl Env<'_, '_> {
         (toll, sio_toll)
     }
 
+    /// `extra_ps`: what bad lanes hold the flags back.
     #[cold]
-    fn trace_sending(&mut self, p: &PhaseOut<'_>, sender: &Sender, lane: Actor) {
+    fn trace_sending(&mut self, p: &PhaseOut<'_>, sender: &Sender, extra_ps: Ps, lane: Actor) {
         let sent = sender.sent_ps();
-        let limit = if sent == sender.cursor_ps {
+        let limit = if extra_ps > 0 {
+            Limit::Lanes
+        } else if sent == sender.cursor_ps {
             Limit::Cores
         } else if sent == sender.lane_free_ps {
             Limit::Lanes
@@ -194,7 +197,7 @@ impl Env<'_, '_> {
             Limit::Sio
         };
         let bytes = sender.lane_units * u64::from(p.unit_bytes);
-        let until_ps = sent + p.barrier_ps;
+        let until_ps = sent + p.barrier_ps + extra_ps;
         let what = What::Send(p.stage);
         self.span(what, p.start_ps, until_ps, p.place, bytes, limit as u64);
         if sender.lane_busy_ps > 0 {

@@ -54,6 +54,22 @@ impl Effect {
         }
     }
 
+    /// Number of its kind, and how much of it: the bits of a share or probability, or a time in picoseconds.
+    pub fn code(&self) -> (u64, u64) {
+        match *self {
+            Self::Slow(f) => (0, f.to_bits()),
+            Self::Delay(ps) => (1, ps),
+            Self::Jitter(ps) => (2, ps),
+            Self::Loss(p) => (3, p.to_bits()),
+            Self::Flap { period_ps, up } => (4, period_ps ^ up.to_bits()),
+            Self::Down => (5, 0),
+            Self::Throttle(f) => (6, f.to_bits()),
+            Self::HbmSlow(f) => (7, f.to_bits()),
+            Self::Hang => (8, 0),
+            Self::Crash => (9, 0),
+        }
+    }
+
     /// It is said of links; otherwise of dies and CPUs.
     pub fn is_of_links(&self) -> bool {
         matches!(
@@ -115,18 +131,7 @@ pub struct Strike {
 impl Strike {
     /// For the event digest.
     pub fn digest(&self) -> u64 {
-        let (kind, value) = match self.effect {
-            Effect::Slow(f) => (0, f.to_bits()),
-            Effect::Delay(ps) => (1, ps),
-            Effect::Jitter(ps) => (2, ps),
-            Effect::Loss(p) => (3, p.to_bits()),
-            Effect::Flap { period_ps, up } => (4, period_ps ^ up.to_bits()),
-            Effect::Down => (5, 0),
-            Effect::Throttle(f) => (6, f.to_bits()),
-            Effect::HbmSlow(f) => (7, f.to_bits()),
-            Effect::Hang => (8, 0),
-            Effect::Crash => (9, 0),
-        };
+        let (kind, value) = self.effect.code();
         let flags = u64::from(self.begins) | (u64::from(self.ways as u8) << 1) | (kind << 8);
         crate::layout::mix(value ^ crate::layout::mix(flags ^ (u64::from(self.fault) << 32)))
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fault::Strike;
 use crate::launch::Wanted;
 use crate::layout::mix;
 use crate::runtime::Actor;
@@ -132,8 +133,11 @@ pub enum What {
     Mark(Mark),
     /// A count from now on: `a`.
     Counter(Counter),
-    /// A fault in force on a part: `a` its number in the scenario, `b` thousandths of what is left of its speed.
+    /// A fault strikes a part: `a` its number in the run, with the kind of its effect in the high half; `b` how much
+    /// ([`Effect::code`](crate::fault::Effect::code)).
     Fault,
+    /// And is over: `a` its number.
+    FaultOver,
 }
 
 /// What a send phase was held up by last.
@@ -320,6 +324,29 @@ impl Recorder {
                 b,
             });
         }
+    }
+
+    /// Keeps a fault's beginning or end on a part whose spans are wanted: whether it is in force in the window is known
+    /// only when it is over, so both are kept whatever the window is.
+    pub fn fault(&mut self, now: Ps, part: Actor, strike: &Strike) {
+        if !self.wants(part) {
+            return;
+        }
+        let (kind, how_much) = strike.effect.code();
+        let (what, kind, how_much) = match strike.begins {
+            true => (What::Fault, kind, how_much),
+            false => (What::FaultOver, 0, 0),
+        };
+        self.push(Record {
+            at_ps: now,
+            start_ps: now,
+            end_ps: now,
+            actor: part,
+            what,
+            place: Place::default(),
+            a: u64::from(strike.fault) | kind << 32,
+            b: how_much,
+        });
     }
 
     fn push(&mut self, r: Record) {

@@ -2,7 +2,7 @@
 
 use super::{Counter, Mark, Place, Record, Stage, What};
 use crate::env::Env;
-use crate::experts::Plan;
+use crate::experts::SlotUse;
 use crate::meter::Meter;
 use crate::request::ID;
 use crate::runtime::Actor;
@@ -105,31 +105,23 @@ impl Env<'_, '_> {
         (u64::from(shared.die_actor(die)) + 1, complete_ps)
     }
 
-    /// The routed expert of decode rank `rank` that got most tokens, with `per_slot` tokens by slot, and those tokens
-    /// with the tokens of all slots in the high half. A shared expert is one past the routed ones. (0, 0) when nobody
-    /// asks.
-    pub fn busiest_expert(&self, rank: u16, layer: u16, per_slot: &[u32]) -> (u64, u64) {
+    /// The expert that got most tokens of those that `uses` says are in the slots of this rank, with `per_slot` tokens by
+    /// slot; and those tokens, with the tokens of all slots in the high half. A shared expert is one past the routed
+    /// ones. (0, 0) when nobody asks.
+    pub fn busiest_expert(&self, uses: &[SlotUse], per_slot: &[u32]) -> (u64, u64) {
         if !self.trace.wants(self.ctx.me()) {
             return (0, 0);
         }
-        let Some(experts) = &self.shared.decode_experts else {
+        let slots = uses.iter().zip(per_slot);
+        let most = slots.max_by_key(|(what, n)| (**n, std::cmp::Reverse(**what)));
+        let Some((what, &most)) = most else {
             return (0, 0);
         };
-        let (plan, _) = experts.at(u32::from(layer) - self.shared.model.dense_layers);
-        busiest(plan, u32::from(rank), per_slot)
+        let expert = match *what {
+            SlotUse::Routed(e) => u64::from(e),
+            SlotUse::Shared | SlotUse::Empty => u64::from(self.shared.model.routed_experts),
+        };
+        let all: u32 = per_slot.iter().sum();
+        (expert, (u64::from(all) << 32) | u64::from(most))
     }
-}
-
-fn busiest(plan: &Plan, rank: u32, per_slot: &[u32]) -> (u64, u64) {
-    let (slot, most) = per_slot
-        .iter()
-        .enumerate()
-        .max_by_key(|&(i, n)| (n, std::cmp::Reverse(i)))
-        .map_or((0, 0), |(i, n)| (i as u32, *n));
-    let global = rank * per_slot.len() as u32 + slot;
-    let expert = (0..plan.experts())
-        .find(|&e| plan.copies_of(e).iter().any(|&s| u32::from(s) == global))
-        .unwrap_or(plan.experts());
-    let all: u32 = per_slot.iter().sum();
-    (expert as u64, (u64::from(all) << 32) | u64::from(most))
 }

@@ -157,6 +157,7 @@ fn actors(a: &RunDir, b: &RunDir) -> Result<Vec<Change>> {
         }
         all.extend(changes);
     }
+    all.retain(|c| c.beyond != 0.0);
     all.sort_by(|x, y| y.beyond.abs().total_cmp(&x.beyond.abs()));
     Ok(all)
 }

@@ -105,6 +105,7 @@ fn table(p: &StepPath, args: &Args) -> String {
         "on the path µs",
         "layers",
         "mostly in",
+        "fault in force there",
     ];
     let mut rows = vec![head.map(String::from).to_vec()];
     for c in p.causes.iter().take(args.top) {
@@ -114,6 +115,7 @@ fn table(p: &StepPath, args: &Args) -> String {
             us(c.path_ps),
             c.layers.to_string(),
             c.stage.clone(),
+            c.faults.join(", "),
         ]);
     }
     grid_with_text(&mut t, &rows, 4);

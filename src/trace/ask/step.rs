@@ -14,7 +14,8 @@ use super::path::{At, Piece, StepSpans, Work};
 /// A die, link or expert that the step waited for.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Cause {
-    /// "die node3/npu1/die0", "link node3/npu1/die0/ub{0..6}" or "expert 17 on node3/npu1/die0".
+    /// "die node3/npu1/die0", "link node3/npu1/die0/ub{0..6}", "link node3/npu1/sio" or "expert 17 on
+    /// node3/npu1/die0".
     pub what: String,
     /// Time on the path beyond what the same work took on the median rank.
     pub excess_ps: Ps,
@@ -23,6 +24,8 @@ pub struct Cause {
     /// Stage that most of the excess was in.
     pub stage: String,
     pub layers: usize,
+    /// Faults in force on it during the step, as far as the trace has them: "slow x0.3 on node3/npu1/die0/ub4".
+    pub faults: Vec<String>,
 }
 
 /// One layer of one microbatch on the path.
@@ -99,9 +102,12 @@ pub fn of(spans: &StepSpans<'_>, step: u64) -> StepPath {
             layer.stage = stage;
         }
     }
+    let from_ps = pieces.first().map_or(0, |p| p.start_ps);
+    let until_ps = pieces.last().map_or(0, |p| p.end_ps);
     let mut causes: Vec<Cause> = causes
         .into_iter()
         .map(|(what, (cause, by_stage, at))| Cause {
+            faults: faults_on(spans, &what, from_ps, until_ps),
             what,
             stage: super::ranked(by_stage).swap_remove(0).0,
             layers: at.len(),
@@ -119,6 +125,24 @@ pub fn of(spans: &StepSpans<'_>, step: u64) -> StepPath {
         layers: layers.into_values().map(|(l, _)| l).collect(),
         broken,
     }
+}
+
+/// Faults in force between two times on what a cause names: on the die, or on the link.
+fn faults_on(spans: &StepSpans<'_>, what: &str, from_ps: Ps, until_ps: Ps) -> Vec<String> {
+    let named = what.rsplit(' ').find(|w| w.contains('/')).unwrap_or("");
+    let stem = named.split('{').next().unwrap_or("");
+    let link = what.starts_with("link ");
+    let faults = spans.trace.faults();
+    let there = faults.filter(|(part, _, (start, end))| {
+        let same = match link {
+            true => part.starts_with(stem),
+            false => *part == stem,
+        };
+        same && *start < until_ps && *end > from_ps
+    });
+    there
+        .map(|(part, effect, _)| format!("{effect} on {part}"))
+        .collect()
 }
 
 /// How long work takes on the median rank.
@@ -184,7 +208,10 @@ impl Usual<'_, '_> {
                         Stage::Combine => self.hot_expert(piece).unwrap_or(link),
                         _ => link,
                     },
-                    Some("sio") => format!("link {} sio", piece.die),
+                    Some("sio") => {
+                        let npu = piece.die.rsplit_once('/').map_or("", |p| p.0);
+                        format!("link {npu}/sio")
+                    }
                     _ => die,
                 }
             }
