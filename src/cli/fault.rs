@@ -31,7 +31,8 @@ enum Command {
 
 Lines: at TIME [for TIME | until TIME]: WORD ADDRESS [VALUE] [inbound | outbound], with
   slow x0.3, delay 5us, jitter 5us, loss 2%, flap every 100ms up 50%, down      on links
-  throttle x0.5, hbm_slow x0.5, hang, crash [restart 2s]                        on dies and CPUs
+  throttle x0.5, hbm_slow x0.5                                                  on dies
+  hang, crash [restart 2s]                                                      on dies and CPUs
 Groups (node7, node7/l1.2, plane4, plane4/l2.9, rack3) and patterns mean all their parts.")]
     Check {
         /// Plan file, random:seed=N,rate=FACTOR,for=TIME, or a line
