@@ -209,6 +209,9 @@ impl Health {
     ) -> (Vec<LinkState>, Vec<LinkState>) {
         let node = machine.node_of(part);
         let both_ways = |link: ActorId| {
+            if !self.struck.contains_key(&link.0) {
+                return LinkState::GOOD;
+            }
             let (mut s, back) = (self.state(link, out, now), self.state(link, !out, now));
             s.ack_late_ps = back.delay_ps + back.jitter_ps;
             s.ack_loss = if back.factor == 0.0 { 1.0 } else { back.loss };
