@@ -59,11 +59,23 @@ pub struct Row {
     pub verdict: Verdict,
     /// Where the verdict needs words.
     pub why: Option<String>,
+    /// What comes out under settings that the published text leaves open.
+    pub beside: Vec<Beside>,
     pub scenario: Option<String>,
     /// Commands that show the same without the audit.
     pub commands: Vec<String>,
     /// Assumed figures that turn the verdict when they are a fifth smaller or larger; null if that was not looked at.
     pub turned_by: Option<Vec<String>>,
+}
+
+/// A claim's figure under another setting.
+#[derive(Clone, Debug, Serialize)]
+pub struct Beside {
+    pub set: String,
+    /// Null where no point of a sweep meets the claim's condition, or the run failed.
+    pub came_out: Option<f64>,
+    /// Over what is published, less 1.
+    pub difference: Option<f64>,
 }
 
 /// An audit that is done.
@@ -145,6 +157,8 @@ enum Plan {
     /// Runs by the values of the axis.
     Best(Axis, Vec<usize>, Condition),
     Sweeps(Vec<(Axis, Vec<usize>)>),
+    /// A figure, and the same under other settings.
+    Beside(Box<Plan>, Vec<(String, Plan)>),
 }
 
 /// Audits all claims. `observe` sees each of two rounds of runs.
@@ -239,16 +253,30 @@ fn plan(claims: &Claims, wanted: &Wanted, claim: &Claim, runs: &mut Runs) -> Res
     let Some(scenario) = &claim.scenario else {
         return Ok(Plan::Nothing);
     };
-    let loader = loader(claims, wanted, scenario, &[])?;
-    match (&claim.axis, &claim.condition) {
-        (Some(axis), Some(condition)) => {
-            let axis = one_axis(axis)?;
-            let condition = condition.parse().map_err(in_claim)?;
-            let runs = along(&loader, &axis, runs)?;
-            Ok(Plan::Best(axis, runs, condition))
+    let mut figure_with = |set: &[String]| -> Result<Plan> {
+        let loader = loader(claims, wanted, scenario, set)?;
+        match (&claim.axis, &claim.condition) {
+            (Some(axis), Some(condition)) => {
+                let axis = one_axis(axis)?;
+                let condition = condition.parse().map_err(in_claim)?;
+                let runs = along(&loader, &axis, runs)?;
+                Ok(Plan::Best(axis, runs, condition))
+            }
+            _ => Ok(Plan::One(runs.want(loader)?)),
         }
-        _ => Ok(Plan::One(runs.want(loader)?)),
+    };
+    let plain = figure_with(&[])?;
+    if claim.beside.is_empty() {
+        return Ok(plain);
     }
+    let beside = claim
+        .beside
+        .iter()
+        .map(|set| -> Result<(String, Plan)> {
+            Ok((set.clone(), figure_with(std::slice::from_ref(set))?))
+        })
+        .collect::<Result<_>>()?;
+    Ok(Plan::Beside(Box::new(plain), beside))
 }
 
 /// The point of a sweep with the most of the claim's figure, among those that meet its condition.
@@ -274,8 +302,19 @@ fn settled(claim: &Claim, plan: &Plan, runs: &Runs) -> Vec<String> {
                 axis.keys.iter().map(set).collect()
             })
             .unwrap_or_default(),
+        Plan::Beside(plain, _) => settled(claim, plain, runs),
         _ => Vec::new(),
     }
+}
+
+/// A claim's figure as its plan has it: of the run, or of the best point of the sweep.
+fn settled_figure(claim: &Claim, plan: &Plan, runs: &Runs) -> Option<f64> {
+    let run = match plan {
+        Plan::One(run) => *run,
+        Plan::Best(_, points, condition) => points[best(claim, points, condition, runs)?],
+        _ => return None,
+    };
+    runs.figure(run, claim.figure.as_deref()?).ok()
 }
 
 fn judge(claims: &Claims, claim: &Claim, plan: &Plan, runs: &Runs) -> Row {
@@ -291,6 +330,7 @@ fn judge(claims: &Claims, claim: &Claim, plan: &Plan, runs: &Runs) -> Row {
         tolerance: claim.tolerance.unwrap_or(claims.tolerance),
         verdict: Verdict::Open,
         why: claim.open.clone(),
+        beside: Vec::new(),
         scenario: claim.scenario.as_ref().map(|s| claims.place(s)),
         commands: Vec::new(),
         turned_by: None,
@@ -298,6 +338,20 @@ fn judge(claims: &Claims, claim: &Claim, plan: &Plan, runs: &Runs) -> Row {
     let place = row.scenario.clone().unwrap_or_default();
     match plan {
         Plan::Nothing => {}
+        Plan::Beside(plain, beside) => {
+            row = judge(claims, claim, plain, runs);
+            row.beside = beside
+                .iter()
+                .map(|(set, plan)| {
+                    let came_out = settled_figure(claim, plan, runs);
+                    Beside {
+                        set: set.clone(),
+                        came_out,
+                        difference: came_out.and_then(|x| difference(&row, x)),
+                    }
+                })
+                .collect();
+        }
         Plan::One(run) => {
             row.commands.push(format!("supernode run {place}"));
             if claim.exactly.is_empty() {
@@ -315,16 +369,23 @@ fn judge(claims: &Claims, claim: &Claim, plan: &Plan, runs: &Runs) -> Row {
             ));
             match best(claim, points, condition, runs) {
                 Some(i) => {
-                    let limit = runs.figure(points[i], &condition.key);
                     figure_of(&mut row, runs.figure(points[i], figure));
-                    row.why = limit.ok().map(|x| {
-                        format!(
-                            "{} = {}, where {} is {x:.2}",
-                            axis.keys.join(" = "),
-                            axis.values[i],
+                    let at = |i: usize| {
+                        let limit = runs.figure(points[i], &condition.key).ok()?;
+                        let (keys, value) = (axis.keys.join(" = "), &axis.values[i]);
+                        Some(format!(
+                            "{keys} = {value}, where {} is {limit:.2}",
                             condition.key
-                        )
-                    });
+                        ))
+                    };
+                    row.why = at(i);
+                    // And the point beyond, which is outside the limit.
+                    if let Some(beyond) = points.get(i + 1)
+                        && let (Some(why), Some(next)) = (&mut row.why, at(i + 1))
+                        && let Ok(x) = runs.figure(*beyond, figure)
+                    {
+                        *why = format!("{why}; {next}, gives {x:.1}");
+                    }
                 }
                 None => {
                     row.verdict = Verdict::Fails;
@@ -365,12 +426,14 @@ fn figure_of(row: &mut Row, came_out: std::result::Result<f64, String>) {
         }
     };
     row.came_out = Some(x);
-    row.difference = row
-        .published
-        .or(row.at_most)
-        .filter(|p| *p != 0.0)
-        .map(|p| x / p - 1.0);
+    row.difference = difference(row, x);
     row.verdict = verdict(row, x);
+}
+
+/// What came out over what is published, less 1.
+fn difference(row: &Row, came_out: f64) -> Option<f64> {
+    let published = row.published.or(row.at_most).filter(|p| *p != 0.0);
+    published.map(|p| came_out / p - 1.0)
 }
 
 fn verdict(row: &Row, came_out: f64) -> Verdict {

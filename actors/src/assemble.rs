@@ -9,7 +9,9 @@ use supernode_topology::Machine;
 use crate::compute::{DecodeTimes, DiePeaks, PrefillTimes, Roofline};
 use crate::config::{Fidelity, Number, Serving};
 use crate::die::Part;
-use crate::experts::{Drift, ExpertFigures, ExpertLayers, ExpertSetup, ExpertTables, start_loads};
+use crate::experts::{
+    Busiest, Drift, ExpertFigures, ExpertLayers, ExpertSetup, ExpertTables, start_loads,
+};
 use crate::fabric::{Border, Crossed, Direction, Fabric, Paths};
 use crate::launch::{Launch, Phase};
 use crate::layout::{Group, Layout, mix};
@@ -17,6 +19,7 @@ use crate::limits;
 use crate::memory::{DieMemory, DieUse};
 use crate::runtime::Simulation;
 use crate::stats::{LinkClassStats, MemoryStats, PoolStats, RunStats};
+use crate::tally::Layers;
 use crate::time::{Ps, ps_from_s, ps_from_us};
 use crate::world::{Counters, Shared, World};
 
@@ -138,6 +141,9 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
             .first()
             .map(|g| PrefillTimes::new(roof, model, serving.precision.kv, g.ranks())),
         drift,
+        decode_busiest: decode_experts
+            .as_ref()
+            .map(|x| Busiest::new(x, e.balance, model.moe_layers(), model.shared_experts)),
         decode_experts,
         prefill_experts,
         decode_kv_tokens,
@@ -312,11 +318,12 @@ pub fn stats(sim: &Simulation<World>, shared: &Shared, concurrency: Option<u32>)
         s.decode.tokens += t.decode_tokens;
         add(&mut p_steady, t.prefill_steady.total());
         add(&mut d_steady, t.decode_steady.total());
-        t.decode_layer(&mut s.decode_layer);
-        t.prefill_layer(&mut s.prefill_layer);
         s.experts.plans += t.experts.plans;
         s.experts.moved_bytes += t.experts.moved_bytes;
     }
+    let tallies = sim.models().iter().map(|w| &w.tally);
+    s.decode_layer = Layers::times(tallies.clone().map(|t| &t.decode_layers));
+    s.prefill_layer = Layers::times(tallies.map(|t| &t.prefill_layers));
     s.notes
         .sort_unstable_by_key(|n| (n.at_ps, n.part, n.kind as u8));
     s.retried.sort_unstable();

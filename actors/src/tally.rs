@@ -1,35 +1,15 @@
 //! What one shard counts while it runs. Tallies of shards merge into the run's statistics.
 
+mod layers;
+
 use crate::fault::{Note, NoteKind};
 use crate::request::{Delivered, Delivery, RequestRecord};
 use crate::stats::{
-    CacheCounts, ExpertCounts, FidelityStats, FineHist, IterationTokens, MessageCounts, StageTimes,
+    CacheCounts, ExpertCounts, FidelityStats, FineHist, IterationTokens, MessageCounts,
 };
 use crate::steady::Steady;
 use crate::time::Ps;
-
-/// Sum and count by stage name: few stages, found by address of a static string.
-#[derive(Clone, Debug, Default)]
-struct Stages(Vec<(&'static str, u64, u64)>);
-
-impl Stages {
-    #[inline]
-    fn add(&mut self, stage: &'static str, ps: Ps) {
-        match self.0.iter_mut().find(|s| std::ptr::eq(s.0, stage)) {
-            Some(s) => {
-                s.1 += ps;
-                s.2 += 1;
-            }
-            None => self.0.push((stage, ps, 1)),
-        }
-    }
-
-    fn merge_into(&self, times: &mut StageTimes) {
-        for &(stage, sum, n) in &self.0 {
-            times.add(stage, sum, n);
-        }
-    }
-}
+pub use layers::Layers;
 
 /// A step or batch of a group that has ended.
 #[derive(Clone, Copy, Debug)]
@@ -53,8 +33,8 @@ pub struct Tally {
     pub cache: CacheCounts,
     pub experts: ExpertCounts,
     pub fidelity: FidelityStats,
-    decode_stages: Stages,
-    prefill_stages: Stages,
+    pub decode_layers: Layers,
+    pub prefill_layers: Layers,
     pub iterations: IterationTokens,
     pub decode_steps: u64,
     pub decode_busy_ps: Ps,
@@ -81,14 +61,6 @@ pub struct Tally {
 }
 
 impl Tally {
-    pub fn decode_stage(&mut self, stage: &'static str, ps: Ps) {
-        self.decode_stages.add(stage, ps);
-    }
-
-    pub fn prefill_stage(&mut self, stage: &'static str, ps: Ps) {
-        self.prefill_stages.add(stage, ps);
-    }
-
     /// A decode step has ended: `full` if all the load was in it.
     pub fn decode_step(&mut self, step: Stepped, full: bool) {
         let Stepped {
@@ -150,13 +122,5 @@ impl Tally {
             at_ps: record.end_ps,
             what: Delivered::Ended(Box::new(record)),
         });
-    }
-
-    pub fn decode_layer(&self, into: &mut StageTimes) {
-        self.decode_stages.merge_into(into);
-    }
-
-    pub fn prefill_layer(&self, into: &mut StageTimes) {
-        self.prefill_stages.merge_into(into);
     }
 }

@@ -10,7 +10,7 @@ use crate::compute::{Calibration, DecodeTimes, PrefillTimes};
 use crate::config::{Fidelity, Serving};
 use crate::cpu::Cpu;
 use crate::die::Die;
-use crate::experts::{Drift, ExpertLayers};
+use crate::experts::{Busiest, Drift, ExpertLayers};
 use crate::fabric::{Fabric, Paths, PhaseSend, post};
 use crate::fault::{Change, Verdict};
 use crate::launch::Phase;
@@ -39,6 +39,8 @@ pub struct Shared {
     pub drift: Option<Drift>,
     pub decode_experts: Option<ExpertLayers>,
     pub prefill_experts: Option<ExpertLayers>,
+    /// The busiest ranks of a decode group, by the plans and the load of the start.
+    pub decode_busiest: Option<Busiest>,
     /// Tokens of KV that a decode die has memory for.
     pub decode_kv_tokens: u64,
     /// What is in the HBM of a die, by pool.

@@ -44,6 +44,9 @@ pub struct Claim {
     pub axis: Option<String>,
     #[serde(rename = "where")]
     pub condition: Option<String>,
+    /// Settings under which the figure is shown as well: what the published text leaves open. They decide nothing.
+    #[serde(default)]
+    pub beside: Vec<String>,
     #[serde(default)]
     pub exactly: Vec<Exactly>,
     #[serde(default)]
@@ -216,6 +219,9 @@ impl Claim {
         }
         if (figure || !self.exactly.is_empty()) && self.scenario.is_none() {
             return Err("expected scenario".into());
+        }
+        if !self.beside.is_empty() && !figure {
+            return Err("expected figure where there is beside".into());
         }
         if self.axis.is_some() != self.condition.is_some() {
             return Err("expected axis and where together".into());

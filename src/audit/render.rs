@@ -62,6 +62,13 @@ fn behind(t: &mut String, row: &Row) {
     if let Some(why) = &row.why {
         let _ = writeln!(t, "  {why}");
     }
+    for b in &row.beside {
+        let came_out = b.came_out.map_or("nothing".into(), number);
+        let difference = b
+            .difference
+            .map_or(String::new(), |d| format!(" ({})", signed(d)));
+        let _ = writeln!(t, "  with {}: {came_out}{difference}", b.set);
+    }
     if let Some(keys) = &row.turned_by {
         let text = match keys.as_slice() {
             [] => "not turned by a fifth more or less of any assumed figure".into(),

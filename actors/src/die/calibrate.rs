@@ -27,14 +27,17 @@ pub struct Condition {
 }
 
 /// Conditions that share their draws: batch and context within a factor.
-type Class = (bool, u32, u32, u32, u32, u32);
+pub type Class = (bool, u32, u32, u32, u32, u32);
+
+/// A draw comes from a step whose batch (of the group, and of its fullest rank) differs by this factor at most.
+const NEAR: f64 = 1.15;
 
 /// Draws after which the next one is checked at message level: early ones tell soon how far off draws are, later
 /// ones come every `recheck_every`.
 const EARLY_CHECKS: [u64; 3] = [100, 1_000, 5_000];
 
 impl Condition {
-    fn class(&self) -> Class {
+    pub fn class(&self) -> Class {
         // Powers of two of the total batch and of the fullest rank's, powers of four of its context per request.
         let log2 = |x: u64| 64 - x.leading_zeros();
         let per_request = self.context_max / u64::from(self.requests_max.max(1));
@@ -59,27 +62,56 @@ pub enum Verdict {
     Check(f64),
 }
 
+/// A step that was simulated.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    requests: u32,
+    requests_max: u32,
+    ratio: f64,
+}
+
+impl Sample {
+    /// Whether a step under `c` is about like this one.
+    fn is_near(&self, c: &Condition) -> bool {
+        let near = |a: u32, b: u32| {
+            let (a, b) = (f64::from(a.max(1)), f64::from(b.max(1)));
+            a.max(b) <= NEAR * a.min(b)
+        };
+        near(self.requests, c.requests) && near(self.requests_max, c.requests_max)
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Calibrator {
-    ratios: BTreeMap<Class, Vec<f64>>,
+    samples: BTreeMap<Class, Vec<Sample>>,
     drawn: u64,
     replaced: usize,
     /// The step that is running is simulated, not drawn.
     pub simulated: bool,
 }
 
-/// Ratios kept per class; later ones replace earlier ones in turn.
+/// Samples kept per class; later ones replace earlier ones in turn.
 const KEPT: usize = 64;
 
 impl Calibrator {
     pub fn decide(&mut self, c: &Condition, spec: &FidelitySpec, rng: &mut Rng) -> Verdict {
-        let Some(ratios) = self.ratios.get(&c.class()) else {
+        let Some(samples) = self.samples.get(&c.class()) else {
             return Verdict::Simulate;
         };
-        if ratios.len() < spec.calibration_steps.max(1) as usize {
+        if samples.len() < spec.calibration_steps.max(1) as usize {
             return Verdict::Simulate;
         }
-        let ratio = ratios[rng.below(ratios.len() as u64) as usize];
+        let near = samples.iter().filter(|s| s.is_near(c));
+        let n = near.clone().count();
+        if n == 0 && samples.len() < KEPT {
+            return Verdict::Simulate;
+        }
+        let ratio = if n > 0 {
+            let drawn = rng.below(n as u64) as usize;
+            near.clone().nth(drawn).expect("there are n of them").ratio
+        } else {
+            samples[rng.below(samples.len() as u64) as usize].ratio
+        };
         self.drawn += 1;
         let every = u64::from(spec.recheck_every);
         if every > 0 && (self.drawn.is_multiple_of(every) || EARLY_CHECKS.contains(&self.drawn)) {
@@ -91,12 +123,17 @@ impl Calibrator {
 
     /// What a simulated step under this condition took, by the estimate: of this group, or of one that is alike.
     pub fn learn(&mut self, c: &Condition, ratio: f64) {
-        let ratios = self.ratios.entry(c.class()).or_default();
-        if ratios.len() < KEPT {
-            ratios.push(ratio);
+        let samples = self.samples.entry(c.class()).or_default();
+        let sample = Sample {
+            requests: c.requests,
+            requests_max: c.requests_max,
+            ratio,
+        };
+        if samples.len() < KEPT {
+            samples.push(sample);
         } else {
             self.replaced += 1;
-            ratios[self.replaced % KEPT] = ratio;
+            samples[self.replaced % KEPT] = sample;
         }
     }
 
@@ -122,5 +159,43 @@ impl Calibrator {
             stats.simulated_ps += duration_ps;
             stats.abs_error_ps += drawn.abs_diff(duration_ps);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn condition(requests: u32) -> Condition {
+        Condition {
+            requests,
+            requests_max: 10,
+            ..Condition::default()
+        }
+    }
+
+    #[test]
+    fn steps_are_drawn_from_those_with_about_the_same_batch() {
+        let spec = FidelitySpec {
+            calibration_steps: 2,
+            ..FidelitySpec::default()
+        };
+        let (mut c, mut rng) = (Calibrator::default(), Rng::new(1, 1));
+        // All in one class: 512 to 1,023 requests.
+        c.learn(&condition(520), 1.0);
+        c.learn(&condition(540), 1.1);
+        for _ in 0..20 {
+            let drawn = c.decide(&condition(560), &spec, &mut rng);
+            assert!(matches!(drawn, Verdict::Draw(r) if r == 1.0 || r == 1.1));
+        }
+        assert_eq!(
+            c.decide(&condition(1_000), &spec, &mut rng),
+            Verdict::Simulate
+        );
+        c.learn(&condition(1_000), 2.0);
+        assert_eq!(
+            c.decide(&condition(960), &spec, &mut rng),
+            Verdict::Draw(2.0)
+        );
     }
 }

@@ -3,19 +3,19 @@
 //!
 //! It also decides how a step is simulated: message by message, or drawn (see `calibrate`).
 
-use crate::compute::{MicrobatchLoad, Share};
 use crate::config::Microbatch;
 use crate::env::Env;
 use crate::layout::mix;
 use crate::message::Msg;
 use crate::runtime::Actor;
 use crate::tally::Stepped;
-use crate::time::{Ps, ps_from_us};
+use crate::time::Ps;
 use crate::trace::{Place, What};
 use crate::world::Shared;
 
 use super::calibrate::{Calibrator, Condition, Verdict};
 use super::cut::RootWatch;
+use super::estimate::estimate_ps;
 use super::members::Members;
 use super::rebalance::Rebalancer;
 
@@ -157,6 +157,11 @@ impl DecodeRoot {
             self.longest_ps,
             &mut env.tally.fidelity,
         );
+        if !env.shared.message_level() {
+            let simulated = self.calibrator.simulated;
+            let layers = &mut env.tally.decode_layers;
+            layers.ended((self.group, self.step), condition.class(), simulated);
+        }
         self.running = false;
         self.has_requests() || !self.watch.back.is_empty()
     }
@@ -248,73 +253,4 @@ impl DecodeRoot {
 
 fn scaled(estimate: Ps, ratio: f64) -> Ps {
     (estimate as f64 * ratio).round() as Ps
-}
-
-/// A step's duration from the operators alone, without waiting and contention: the yardstick that simulated
-/// steps are divided by, so that a draw fits steps of about the same condition.
-fn estimate_ps(c: &Condition, shared: &Shared) -> Ps {
-    let times = &shared.decode_times;
-    let d = &shared.serving.decode;
-    let ranks = shared.layout.decode[0].ranks();
-    let load = |parts: u32| MicrobatchLoad {
-        requests: c.requests_max.div_ceil(parts),
-        tokens: c.requests_max.div_ceil(parts) * (1 + d.mtp_tokens),
-        context_sum: c.context_max / u64::from(parts),
-    };
-    let (parts, a_share, m_share) = if c.microbatch {
-        (2, times.attention_share, times.moe_share)
-    } else {
-        (1, Share::WHOLE, Share::WHOLE)
-    };
-    let whole = load(1);
-    let copies = shared.model.top_k + shared.model.shared_experts;
-    let layer = |part: MicrobatchLoad| {
-        let all = u64::from(c.requests) * u64::from(part.tokens) * u64::from(copies);
-        let slots = u64::from(part.requests.max(1)) * u64::from(parts) * u64::from(ranks);
-        let per_rank = all.div_ceil(slots) as u32;
-        let wire = |bytes: u32| {
-            let units = u64::from(part.tokens) * u64::from(copies) * u64::from(bytes);
-            shared.paths.npu_npu_write.between.per_byte.ps(units)
-        };
-        let (disp, comb) = (&shared.cal.dispatch, &shared.cal.combine);
-        let moe = times.gate_ps(part.tokens, m_share)
-            + ps_from_us(disp.startup_us + comb.startup_us + disp.barrier_us + comb.barrier_us)
-            + ps_from_us(
-                disp.assemble_us
-                    + comb.sum_us
-                    + disp.token_us * f64::from(part.tokens) / m_share.vector,
-            )
-            + ps_from_us((disp.flag_ns + comb.flag_ns) * 1e-3 * f64::from(ranks))
-            + 2 * shared.paths.npu_npu_write.between.latency_ps
-            + wire(super::decode::dispatch_bytes(shared))
-            + wire(super::decode::combine_bytes(shared))
-            + times.experts_ps(&per_slot(per_rank, shared), m_share);
-        let attention = times.attention_ps(part, a_share);
-        if c.microbatch {
-            2 * attention.max(moe)
-        } else {
-            attention + moe
-        }
-    };
-    let part = load(parts);
-    let drafts = d.mtp_tokens;
-    let mut total = times.dense_layers_ps(whole)
-        + Ps::from(shared.model.moe_layers()) * layer(part)
-        + times.head_ps(whole.tokens);
-    if drafts > 0 {
-        let one = part.one_token_each();
-        total += layer(part) + times.mtp_join_ps(whole.tokens);
-        total += Ps::from(drafts - 1) * (layer(one) + times.mtp_join_ps(whole.requests));
-        total += Ps::from(drafts) * times.head_ps(whole.requests);
-    }
-    total
-}
-
-/// Tokens of a rank spread evenly over its expert slots.
-fn per_slot(tokens: u32, shared: &Shared) -> Vec<u32> {
-    let slots = shared
-        .decode_experts
-        .as_ref()
-        .map_or(1, |e| e.slots_per_rank);
-    vec![tokens.div_ceil(slots); slots as usize]
 }

@@ -6,6 +6,7 @@ mod calibrate;
 mod cut;
 mod decode;
 mod decode_root;
+mod estimate;
 mod experts;
 mod members;
 mod placer;
@@ -19,7 +20,7 @@ mod rejoin;
 mod roll_call;
 
 pub use blocks::WARM;
-pub use calibrate::Condition;
+pub use calibrate::{Class, Condition};
 pub use decode::DecodeRank;
 pub use decode_root::Report;
 pub use members::{Members, Watch};

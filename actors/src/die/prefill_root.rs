@@ -436,6 +436,11 @@ impl PrefillRoot {
             duration,
             &mut env.tally.fidelity,
         );
+        if !env.shared.message_level() {
+            let layers = &mut env.tally.prefill_layers;
+            let id = (self.group, r.id as u32);
+            layers.ended(id, r.condition.class(), self.calibrator.simulated);
+        }
         if self.calibrator.simulated && !env.shared.message_level() {
             self.share(
                 r.condition,

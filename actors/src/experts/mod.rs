@@ -1,5 +1,6 @@
 //! Experts: which die holds which copy (`Plan`), how tokens choose them (`Routing`), and EPLB.
 
+mod busiest;
 mod drift;
 mod eplb;
 mod layers;
@@ -9,6 +10,7 @@ mod popularity;
 mod routing;
 mod tables;
 
+pub use busiest::Busiest;
 pub use drift::Drift;
 pub use eplb::{place, replicate};
 pub use layers::{ExpertLayers, ExpertSetup, of_layer, start_loads};

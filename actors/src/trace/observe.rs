@@ -3,6 +3,7 @@
 use super::{Counter, Mark, Place, Record, Stage, What};
 use crate::env::Env;
 use crate::experts::SlotUse;
+use crate::layout::Role;
 use crate::meter::Meter;
 use crate::request::ID;
 use crate::runtime::Actor;
@@ -19,11 +20,18 @@ impl Env<'_, '_> {
     #[inline]
     pub fn stage(&mut self, stage: Stage, start_ps: Ps, end_ps: Ps, place: Place, a: u64, b: u64) {
         let ps = end_ps - start_ps;
-        if stage.is_decode() {
-            self.tally.decode_stage(stage.name(), ps);
+        let layers = if stage.is_decode() {
+            &mut self.tally.decode_layers
         } else {
-            self.tally.prefill_stage(stage.name(), ps);
-        }
+            &mut self.tally.prefill_layers
+        };
+        let step = match self.shared.layout.roles[self.ctx.me() as usize] {
+            // All steps are simulated, so none stands for others.
+            _ if self.shared.message_level() => (0, 0),
+            Role::Idle => (0, 0),
+            Role::Prefill { group, .. } | Role::Decode { group, .. } => (group, place.run),
+        };
+        layers.stage(step, stage.name(), ps);
         self.meter().stage(stage, ps, place.parts);
         self.span(What::Stage(stage), start_ps, end_ps, place, a, b);
     }
