@@ -196,3 +196,38 @@ impl PrefillTimes {
         (self.per_rank(load.tokens) * per_token) as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compute::{Calibration, DiePeaks};
+
+    #[test]
+    fn cached_context_is_gathered_and_expanded_like_new_tokens() {
+        let roof = Roofline {
+            peaks: DiePeaks {
+                aic_cores: 24.0,
+                aiv_cores: 48.0,
+                bf16_tflops: 376.0,
+                int8_tops: 752.0,
+                hbm_gb_per_s: 1_600.0,
+                hbm_gb: 64.0,
+            },
+            cal: Calibration::builtin(),
+            int8: true,
+        };
+        let model = ModelSpec::builtin("deepseek-r1").unwrap();
+        let t = PrefillTimes::new(roof, &model, Number::Bf16, 32);
+        let load = |context_tokens| PrefillLoad {
+            tokens: 32_000,
+            context_tokens,
+            ..PrefillLoad::default()
+        };
+        // Of 1,000 new tokens a die sends query latents (1,536) and KV (576), of as many old ones KV, all BF16.
+        assert_eq!(t.gather_bytes(load(0)), 1_000 * (1_536 + 576) * 2);
+        let old = t.gather_bytes(load(32_000)) - t.gather_bytes(load(0));
+        assert_eq!(old, 1_000 * 576 * 2);
+        assert!(t.heads_ps(load(32_000)) > t.heads_ps(load(0)));
+        assert_eq!(t.scatter_bytes(load(32_000)), t.scatter_bytes(load(0)));
+    }
+}
