@@ -82,20 +82,15 @@ fn no_part_that_gets_faster_makes_a_step_longer() {
 #[test]
 fn auto_takes_the_faster_of_one_microbatch_and_two() {
     let mut taken = [0, 0];
-    // A dispatch that takes long to start is what two microbatches hide; over 32 dies it takes no longer than elsewhere.
-    let (soon, late) = ("26", "150");
-    for (batch, skew, start) in [
-        (2, "0", soon),
-        (96, "0", soon),
-        (96, "1.07", soon),
-        (96, "0", late),
-        (96, "0.57", late),
-    ] {
+    // 64 dies; a dispatch that takes so much longer to start as flags of 320 dies do makes both streams about as long.
+    for (batch, skew, start) in [(2, "0", "26"), (96, "0", "90"), (96, "1.07", "90")] {
         let skew = format!("experts.skew={skew}");
         let start = format!("operators.dispatch.startup_us={start}");
+        let requests = format!("workload.requests={}", batch * 32);
         let of = |microbatch: &str| {
             let set = format!("decode.microbatch={microbatch}");
-            step_ms(batch, &[&skew, &start, &set])
+            let dies = ["machine=mini4", "decode.npus_per_instance=32", &requests];
+            step_ms(batch, &[&dies[..], &[&skew, &start, &set]].concat())
         };
         let (auto, on, off) = (of("auto"), of("true"), of("false"));
         taken[usize::from(on < off)] += 1;

@@ -74,12 +74,20 @@ impl Layers {
                 *sum = (sum.0 + simulated, sum.1 + all);
             }
         }
-        let mut times = StageTimes::default();
+        // Summed by class first: which shard a die is of must not show in the rounding.
+        let mut sums: BTreeMap<Option<Class>, StageTimes> = BTreeMap::new();
         for (step, stages) in shards.flat_map(|s| &s.stages) {
-            let (simulated, all) = classes.get(step).map_or((1, 1), |class| steps[class]);
+            let of_class = sums.entry(classes.get(step).copied()).or_default();
+            for &(stage, sum_ps, count) in &stages.0 {
+                of_class.add(stage, sum_ps, count);
+            }
+        }
+        let mut times = StageTimes::default();
+        for (class, of_class) in &sums {
+            let (simulated, all) = class.map_or((1, 1), |class| steps[&class]);
             let weighted =
                 |x: u64| (u128::from(x) * u128::from(all) / u128::from(simulated)) as u64;
-            for &(stage, sum_ps, count) in &stages.0 {
+            for (stage, &(sum_ps, count)) in &of_class.stages {
                 times.add(stage, weighted(sum_ps), weighted(count));
             }
         }
