@@ -191,6 +191,7 @@ fn hostile_bodies_are_refused_and_break_nothing() {
     let good = json!({
         "model": "small", "messages": [{"role": "user", "content": "hi"}], "stop": ["x", "y"], "n": 2,
         "max_tokens": 2, "stream": false, "stream_options": {"include_usage": true}, "prompt": [[1, 2], [3]],
+        "fault": "slow node1/npu0/die0/ub1 x0.9", "for": "1ms", "in": "2ms", "match": "node0/**", "requests": "1%", "limit": "9kB",
     })
     .to_string();
     let mut seed = 7u64;
@@ -216,11 +217,13 @@ fn hostile_bodies_are_refused_and_break_nothing() {
             "/v1/completions",
             "/tokenize",
             "/detokenize",
-        ][i % 4];
+            "/api/faults",
+            "/api/trace/start",
+        ][i % 6];
         let reply = up.ask_with("POST", path, &body, &[]);
         let shown = String::from_utf8_lossy(&body);
         assert!(
-            matches!(reply.status, 200 | 400 | 404),
+            matches!(reply.status, 200 | 400 | 404 | 409),
             "{path}: {shown}: {reply:?}"
         );
     }
