@@ -91,6 +91,8 @@ impl Bound {
                     .workers(1)
                     .backlog(BACKLOG)
                     .max_connections(CONNECTIONS_MOST)
+                    // A token is a small write that must not wait for the last one's acknowledgement.
+                    .tcp_nodelay(true)
                     .h1_allow_half_closed(false)
                     .shutdown_timeout(SHUTDOWN_S)
                     .disable_signals()
