@@ -5,6 +5,7 @@ mod faults;
 mod latency;
 mod load;
 mod table;
+mod weights;
 
 use std::collections::BTreeMap;
 
@@ -20,6 +21,7 @@ pub use faults::{FaultReport, of as faults_of};
 pub use latency::Latency;
 pub use load::{LoadReport, Overload, Rates};
 pub use table::{bytes, count, grid, grid_with_text, number, percent};
+pub use weights::{LoadReport as WeightLoadReport, ModelLoadReport};
 
 /// What a report is computed from.
 pub struct Inputs<'a> {
@@ -80,6 +82,9 @@ pub struct Report {
     pub layer_us: LayerReport,
     pub links: BTreeMap<String, LinkReport>,
     pub experts: ExpertsReport,
+    /// Where a load of weights is simulated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_load: Option<ModelLoadReport>,
     /// HBM of a die of each pool: what is in it, and what is left for KV.
     pub memory: BTreeMap<String, MemoryReport>,
     /// Faults of the scenario: what, when it struck, was noticed and recovered from.
@@ -324,6 +329,7 @@ impl Report {
                 plans: s.experts.plans,
                 moved_bytes: s.experts.moved_bytes,
             },
+            model_load: weights::of(s),
             memory: s
                 .memory
                 .iter()

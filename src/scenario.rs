@@ -11,8 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use supernode_actors::compute::Operators;
 use supernode_actors::config::{
-    Cache, Decode, Experts, FidelitySpec, KvTransfer, Placement, Precision, Prefill, Recovery,
-    Serving,
+    Cache, Decode, Experts, FidelitySpec, KvTransfer, ModelCache, Placement, Precision, Prefill,
+    Recovery, Serving,
 };
 use supernode_actors::launch::Phase;
 
@@ -35,6 +35,7 @@ pub struct Scenario {
     pub decode: Decode,
     pub experts: Experts,
     pub cache: Cache,
+    pub model_cache: ModelCache,
     pub kv_transfer: KvTransfer,
     pub precision: Precision,
     pub placement: Placement,
@@ -58,6 +59,7 @@ impl Default for Scenario {
             decode: serving.decode,
             experts: serving.experts,
             cache: serving.cache,
+            model_cache: serving.model_cache,
             kv_transfer: serving.kv_transfer,
             precision: serving.precision,
             placement: serving.placement,
@@ -78,6 +80,7 @@ impl Scenario {
             decode: self.decode.clone(),
             experts: self.experts.clone(),
             cache: self.cache.clone(),
+            model_cache: self.model_cache.clone(),
             kv_transfer: self.kv_transfer.clone(),
             precision: self.precision.clone(),
             placement: self.placement.clone(),

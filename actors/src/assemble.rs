@@ -18,9 +18,10 @@ use crate::layout::{Group, Layout, mix};
 use crate::limits;
 use crate::memory::{DieMemory, DieUse};
 use crate::runtime::Simulation;
-use crate::stats::{LinkClassStats, MemoryStats, PoolStats, RunStats};
+use crate::stats::{LinkClassStats, MemoryStats, PoolStats, RunStats, WeightCounts};
 use crate::tally::Layers;
 use crate::time::{Ps, ps_from_s, ps_from_us};
+use crate::weights::WeightPlan;
 use crate::world::{Counters, Shared, World};
 
 /// All that actors know from the start.
@@ -47,6 +48,7 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
         phase != Phase::Prefill,
     )?;
     limits::check(&layout, serving, model, machine.dies_per_npu())?;
+    let weights = WeightPlan::new(machine, model, serving, cal, &layout)?;
     let paths = Paths::new(machine);
     let d = &machine.spec.die;
     let roof = Roofline {
@@ -157,6 +159,7 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
         live: false,
         decode_weight_bytes: (held_bytes - decode_free_bytes).max(0.0) as u64,
         prefill_weight_bytes: (held_bytes - prefill_free_bytes).max(0.0) as u64,
+        weights,
         strikes_ps: RwLock::default(),
         shards: *shards,
         progress: Counters::default(),
@@ -224,12 +227,17 @@ pub fn check_bytes(worlds: &[World], machine: &Machine) -> Result<(), String> {
         .flat_map(|w| &w.fabric.boards)
         .map(crate::fabric::Board::lost_bytes)
         .sum();
+    let stored: u64 = worlds
+        .iter()
+        .filter_map(|w| w.object_store.as_ref())
+        .map(|s| s.sent_bytes)
+        .sum();
     let rdma = |up| sum(&mut (0..dies).map(|d| machine.rdma(d)), up);
     let vpc = |up| sum(&mut (0..machine.node_count()).map(|n| machine.vpc(n)), up);
     for (plane, sent, got) in [
         ("UB", ub(true), ub(false) + given_up),
         ("RDMA", rdma(true), rdma(false)),
-        ("VPC", vpc(true), vpc(false)),
+        ("VPC", vpc(true) + stored, vpc(false)),
     ] {
         if sent != got {
             return Err(format!(
@@ -324,6 +332,7 @@ pub fn stats(sim: &Simulation<World>, shared: &Shared, concurrency: Option<u32>)
     let tallies = sim.models().iter().map(|w| &w.tally);
     s.decode_layer = Layers::times(tallies.clone().map(|t| &t.decode_layers));
     s.prefill_layer = Layers::times(tallies.map(|t| &t.prefill_layers));
+    s.weights = weight_counts(sim.models(), shared);
     s.notes
         .sort_unstable_by_key(|n| (n.at_ps, n.part, n.kind as u8));
     s.retried.sort_unstable();
@@ -350,6 +359,28 @@ pub fn stats(sim: &Simulation<World>, shared: &Shared, concurrency: Option<u32>)
     s.links = links(sim.models(), shared);
     s.digest = mix(sim.digest() ^ mix(hash));
     s
+}
+
+/// How weights came to the dies, where that is simulated.
+fn weight_counts(worlds: &[World], shared: &Shared) -> Option<WeightCounts> {
+    let plan = shared.weights.as_ref()?;
+    let mut sum = WeightCounts {
+        model_bytes: plan.image.bytes(),
+        copies: plan.copies(),
+        loads_at_start: plan.loads_at_start,
+        switch_ps: plan.switch.map(|s| s.at_ps),
+        ..WeightCounts::default()
+    };
+    for w in worlds {
+        for (all, own) in sum.loads.iter_mut().zip(&w.tally.weights.loads) {
+            all.merge(own);
+        }
+        sum.pool_bytes += w.tally.weights.pool_bytes;
+        sum.object_store_bytes += w.object_store.as_ref().map_or(0, |s| s.sent_bytes);
+        let cpus = w.cpus.iter().flatten();
+        sum.dram_bytes += cpus.map(|c| c.weights.dram_bytes(shared)).sum::<u64>();
+    }
+    Some(sum)
 }
 
 /// HBM of a die of each pool.

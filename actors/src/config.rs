@@ -24,6 +24,7 @@ section! {
         decode: Decode = Decode::default(),
         experts: Experts = Experts::default(),
         cache: Cache = Cache::default(),
+        model_cache: ModelCache = ModelCache::default(),
         kv_transfer: KvTransfer = KvTransfer::default(),
         precision: Precision = Precision::default(),
         placement: Placement = Placement::default(),
@@ -169,6 +170,48 @@ section! {
 pub enum CachePlane {
     Ub,
     Vpc,
+}
+
+section! {
+    /// The model's weights: where they are when the run starts, and how they reach the dies. The pool keeps them as
+    /// blocks, beside those of KV; dies read them over the plane of the cache.
+    ModelCache {
+        /// "resident": in the dies' HBM, loading is not simulated. "warm": in the DRAM of the pool. "cold": in object
+        /// storage only. Requests wait until the weights are there.
+        start: WeightStart = WeightStart::Resident,
+        /// "shared": the pool holds the weights once, for all instances. "instance": every instance keeps and fetches its own, in the
+        /// DRAM of its own nodes.
+        copies: WeightCopies = WeightCopies::Shared,
+        /// Bytes of one block, in MB (assumed: large enough that latency does not count, small enough to spread over all CPUs).
+        block_mb: u32 = 32,
+        /// Blocks that a die has asked for at any time (assumed: enough to keep its lanes busy while others are served before it).
+        reads_at_once: u32 = 4,
+        /// From object storage, for the whole machine; none: as the machine file says.
+        object_store_gb_per_s: Option<f64> = None,
+        /// When all instances turn to another model of the same shape; requests that arrive from then on are for that one.
+        switch_at_s: Option<f64> = None,
+        /// Where the other model's weights are: "warm" or "cold".
+        switch_from: WeightStart = WeightStart::Warm,
+        /// Requests of the model before have so long to end (assumed: most do); what is left then fails.
+        drain_s: f64 = 30.0,
+    }
+}
+
+/// Where a model's weights are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightStart {
+    Resident,
+    Warm,
+    Cold,
+}
+
+/// How many copies of a model's weights the DRAM holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightCopies {
+    Shared,
+    Instance,
 }
 
 section! {

@@ -187,7 +187,7 @@ impl Supernode {
         let shared = std::sync::Arc::clone(&self.shared);
         for world in self.sim.models_mut() {
             for cpu in world.cpus.iter_mut().flatten() {
-                cpu.store = Store::new(shared.layout.pool.contains(&cpu.index), &shared);
+                cpu.store = Store::new(cpu.index, &shared);
             }
         }
     }

@@ -36,15 +36,42 @@ pub struct DieUse {
     pub decode: bool,
 }
 
-impl DieMemory {
-    pub fn new(model: &ModelSpec, serving: &Serving, cal: &Calibration, u: DieUse) -> Self {
+/// Bytes of a model's weights, by kind.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WeightBytes {
+    /// Attention of all layers, the multi-token-prediction layer's too.
+    pub attention: f64,
+    /// The dense layers' MLPs.
+    pub dense: f64,
+    /// One expert of one layer.
+    pub expert: f64,
+    /// A die's shard of the embedding and the vocabulary head.
+    pub head_shard: f64,
+}
+
+impl WeightBytes {
+    pub fn new(model: &ModelSpec, weights: Number, cal: &Calibration) -> Self {
         let f = f64::from;
-        let w = serving.precision.weights.bytes();
+        let w = weights.bytes();
         let absorbed = model.key_absorb_params() + model.value_absorb_params();
         let projections = model.attention_params() - absorbed;
         // The absorbed projections, embedding and head stay BF16 in every precision.
         let per_layer = projections * w + absorbed * Number::Bf16.bytes();
-        let expert = model.expert_params() * w;
+        Self {
+            attention: per_layer * f(model.layers + model.mtp_layers),
+            dense: model.dense_mlp_params() * f(model.dense_layers) * w,
+            expert: model.expert_params() * w,
+            head_shard: 2.0 * f(model.hidden) * f(model.vocab) * Number::Bf16.bytes()
+                / f(cal.head.tensor_parallel_dies),
+        }
+    }
+}
+
+impl DieMemory {
+    pub fn new(model: &ModelSpec, serving: &Serving, cal: &Calibration, u: DieUse) -> Self {
+        let f = f64::from;
+        let weights = WeightBytes::new(model, serving.precision.weights, cal);
+        let expert = weights.expert;
         let dispatch = match serving.precision.dispatch {
             Number::Int8 => f(cal.wire.dispatch_bytes_int8),
             Number::Bf16 => f(model.hidden) * 2.0 + f(cal.wire.dispatch_scale_bytes),
@@ -56,11 +83,10 @@ impl DieMemory {
         Self {
             hbm_bytes: u.hbm_gb * 1e9,
             experts_per_die: u.experts_per_die,
-            attention_bytes: per_layer * f(model.layers + model.mtp_layers),
-            dense_bytes: model.dense_mlp_params() * f(model.dense_layers) * w,
+            attention_bytes: weights.attention,
+            dense_bytes: weights.dense,
             experts_bytes: expert * f(u.experts_per_die) * f(model.moe_layers() + model.mtp_layers),
-            head_bytes: 2.0 * f(model.hidden) * f(model.vocab) * Number::Bf16.bytes()
-                / f(cal.head.tensor_parallel_dies),
+            head_bytes: weights.head_shard,
             buffers_bytes: f(u.ranks) * u.tokens_max as f64 * (dispatch + combine),
             staging_bytes: if moves {
                 staged * f(u.experts_per_die) * expert

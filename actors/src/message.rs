@@ -319,6 +319,52 @@ pub enum Msg {
         bytes: u64,
     },
     Loaded,
+
+    // ---- weights of a model, block by block
+    /// Load this model's weights (to a die).
+    LoadModel {
+        model: u8,
+    },
+    /// So much of a block, please (to the CPU that owns it).
+    WeightAsk {
+        key: u64,
+        bytes: u64,
+    },
+    /// It has to be fetched first (to the die that asked).
+    WeightsComing {
+        key: u64,
+    },
+    /// What was asked for of a block is here.
+    WeightBlock {
+        key: u64,
+    },
+    /// A rank of a prefill group has all its weights (to the root).
+    WeightsIn,
+    /// A block, please (to object storage).
+    StoreAsk {
+        key: u64,
+        bytes: u64,
+    },
+    /// The first byte of it is at the VPC port (to the CPU that asked), the last one follows at `tail_ps`.
+    StoreBlock {
+        key: u64,
+        bytes: u64,
+        tail_ps: Ps,
+    },
+    /// Timer: the last byte of it is in.
+    StoreIn {
+        key: u64,
+    },
+    /// From now on requests are for another model (to homes).
+    SwitchModel,
+    /// What is left of the model before has had its time (to homes).
+    DrainOver,
+    /// Whoever lives has switched by now (to homes and dies).
+    SwitchOver,
+    /// No request of the model before is left here (to rank 0 of each group).
+    Drained,
+    /// This group loads the other model (to homes).
+    Switched,
     /// Do you have this request?
     Ask {
         request: u64,
@@ -519,6 +565,23 @@ impl Msg {
             Msg::Reset { epoch } => m(55, u64::from(*epoch), 0),
             Msg::Hello { epoch } => m(56, u64::from(*epoch), 0),
             Msg::Gone { die } => m(57, u64::from(*die), 0),
+            Msg::LoadModel { model } => m(91, u64::from(*model), 0),
+            Msg::WeightAsk { key, bytes } => m(92, *key, *bytes),
+            Msg::WeightsComing { key } => m(93, *key, 0),
+            Msg::WeightBlock { key } => m(94, *key, 0),
+            Msg::WeightsIn => m(95, 0, 0),
+            Msg::StoreAsk { key, bytes } => m(96, *key, *bytes),
+            Msg::StoreBlock {
+                key,
+                bytes,
+                tail_ps,
+            } => m(97, *key, bytes ^ tail_ps.rotate_left(32)),
+            Msg::StoreIn { key } => m(98, *key, 0),
+            Msg::SwitchModel => m(99, 0, 0),
+            Msg::DrainOver => m(100, 0, 0),
+            Msg::SwitchOver => m(101, 0, 0),
+            Msg::Drained => m(102, 0, 0),
+            Msg::Switched => m(103, 0, 0),
             Msg::LoadAsk { bytes } => m(58, *bytes, 0),
             Msg::Loaded => m(59, 0, 0),
             Msg::Ask { request } => m(60, *request, 0),

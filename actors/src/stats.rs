@@ -210,6 +210,54 @@ pub struct ExpertCounts {
     pub moved_bytes: u64,
 }
 
+/// Loads of one model's weights, die by die.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadTimes {
+    /// Dies that have loaded it.
+    pub dies: u64,
+    /// From a die's first question to its last byte: sum and longest.
+    pub sum_ps: Ps,
+    pub max_ps: Ps,
+    /// When the last of them had it all.
+    pub ready_ps: Ps,
+}
+
+impl LoadTimes {
+    pub fn add(&mut self, started_ps: Ps, ended_ps: Ps) {
+        self.dies += 1;
+        self.sum_ps += ended_ps - started_ps;
+        self.max_ps = self.max_ps.max(ended_ps - started_ps);
+        self.ready_ps = self.ready_ps.max(ended_ps);
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        self.dies += other.dies;
+        self.sum_ps += other.sum_ps;
+        self.max_ps = self.max_ps.max(other.max_ps);
+        self.ready_ps = self.ready_ps.max(other.ready_ps);
+    }
+}
+
+/// How the weights of models came to the dies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightCounts {
+    /// Of the model that the run starts with, and of the one it switches to.
+    pub loads: [LoadTimes; crate::weights::MODELS],
+    /// Bytes that dies read from the pool.
+    pub pool_bytes: u64,
+    /// Bytes that the pool fetched from object storage.
+    pub object_store_bytes: u64,
+    /// Weights in the pool's DRAM at the end.
+    pub dram_bytes: u64,
+    /// The run starts with a load; when it switches, if it does.
+    pub loads_at_start: bool,
+    pub switch_ps: Option<Ps>,
+    /// Of one model.
+    pub model_bytes: u64,
+    /// Of each model in the pool.
+    pub copies: u32,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheCounts {
     pub lookup_blocks: u64,
@@ -314,6 +362,8 @@ pub struct RunStats {
     pub decode_layer: StageTimes,
     pub links: Vec<LinkClassStats>,
     pub experts: ExpertCounts,
+    /// Where a load of weights is simulated.
+    pub weights: Option<WeightCounts>,
     pub memory: Vec<MemoryStats>,
     /// Tokens of the busiest die of a group over the mean, in one layer, averaged over layers (message-level steps).
     pub expert_load_max_over_mean: f64,

@@ -6,6 +6,7 @@ use crate::fault::{Note, NoteKind};
 use crate::request::{Delivered, Delivery, RequestRecord};
 use crate::stats::{
     CacheCounts, ExpertCounts, FidelityStats, FineHist, IterationTokens, MessageCounts,
+    WeightCounts,
 };
 use crate::steady::Steady;
 use crate::time::Ps;
@@ -32,6 +33,7 @@ pub struct Tally {
     pub itl: FineHist,
     pub cache: CacheCounts,
     pub experts: ExpertCounts,
+    pub weights: WeightCounts,
     pub fidelity: FidelityStats,
     pub decode_layers: Layers,
     pub prefill_layers: Layers,

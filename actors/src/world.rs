@@ -19,10 +19,12 @@ use crate::memory::DieMemory;
 use crate::message::{Bulk, Msg};
 use crate::meter::Meter;
 use crate::model::ModelSpec;
+use crate::object_store::ObjectStore;
 use crate::runtime::{Actor, Ctx, Model};
 use crate::tally::Tally;
 use crate::time::Ps;
 use crate::trace::Recorder;
+use crate::weights::WeightPlan;
 
 /// What every actor knows from the start: the machine's plan and the parts' costs. Never changes in a run.
 #[derive(Debug)]
@@ -57,6 +59,8 @@ pub struct Shared {
     /// Weights that a decode or prefill die loads before it can serve.
     pub decode_weight_bytes: u64,
     pub prefill_weight_bytes: u64,
+    /// How weights reach the dies, if their loading is simulated.
+    pub weights: Option<WeightPlan>,
     /// Times at which faults strike or end, in order: what was learnt of steps before does not hold after. Written only
     /// while nothing runs.
     pub strikes_ps: RwLock<Vec<Ps>>,
@@ -100,6 +104,11 @@ impl Shared {
 
     pub fn cpu_index(&self, actor: Actor) -> u32 {
         actor - self.machine.die_count()
+    }
+
+    /// Object storage, which is an actor beside those of the machine.
+    pub fn object_store(&self) -> Actor {
+        self.machine.actor_count()
     }
 
     pub fn is_die(&self, actor: Actor) -> bool {
@@ -158,6 +167,8 @@ pub struct World {
     pub shared: Arc<Shared>,
     pub dies: Vec<Option<Box<Die>>>,
     pub cpus: Vec<Option<Box<Cpu>>>,
+    /// Object storage, on one shard.
+    pub object_store: Option<ObjectStore>,
     pub fabric: Fabric,
     pub tally: Tally,
     /// Of dies and CPUs, by actor; only those of this shard are touched.
@@ -170,6 +181,11 @@ pub struct World {
 impl World {
     /// Hands a message to its actor.
     fn deliver(&mut self, to: Actor, from: Actor, msg: Msg, ctx: &mut Ctx<'_, Self>) {
+        if let Some(store) = &mut self.object_store
+            && to == self.shared.object_store()
+        {
+            return store.handle(from, &msg, ctx);
+        }
         let shared = Arc::clone(&self.shared);
         if let Some(meter) = self.meters.get_mut(to as usize) {
             meter.handled += 1;
@@ -273,10 +289,16 @@ impl Model for World {
     }
 
     fn address(&self, actor: Actor) -> String {
+        if actor == self.shared.object_store() {
+            return "object storage".into();
+        }
         self.shared.machine.address(ActorId(actor))
     }
 
     fn kind(&self, actor: Actor) -> usize {
+        if actor == self.shared.object_store() {
+            return 2;
+        }
         match self.shared.machine.part(ActorId(actor)) {
             Part::Die { .. } => match self.shared.layout.roles[actor as usize] {
                 Role::Prefill { .. } => 0,

@@ -80,9 +80,22 @@ fn kind(msg: &Msg) -> usize {
         Msg::Experts(_) => 63,
         Msg::Resend { .. } => 64,
         Msg::Late { .. } => 65,
+        Msg::LoadModel { .. } => 66,
+        Msg::WeightAsk { .. } => 67,
+        Msg::WeightsComing { .. } => 68,
+        Msg::WeightBlock { .. } => 69,
+        Msg::WeightsIn => 70,
+        Msg::StoreAsk { .. } => 71,
+        Msg::StoreBlock { .. } => 72,
+        Msg::StoreIn { .. } => 73,
+        Msg::SwitchModel => 74,
+        Msg::DrainOver => 75,
+        Msg::SwitchOver => 76,
+        Msg::Drained => 77,
+        Msg::Switched => 78,
     }
 }
-const KINDS: usize = 66;
+const KINDS: usize = 79;
 
 /// Reads and SSD loads of the same blocks share a digest: one is what is left of the other after a wait.
 const ALIKE: (usize, usize) = (6, 8);
@@ -286,6 +299,23 @@ fn samples() -> Vec<Msg> {
             from: 5,
             msg: Box::new(Msg::Loaded),
         },
+        Msg::LoadModel { model: 1 },
+        Msg::WeightAsk { key: 1, bytes: 2 },
+        Msg::WeightsComing { key: 1 },
+        Msg::WeightBlock { key: 1 },
+        Msg::WeightsIn,
+        Msg::StoreAsk { key: 1, bytes: 2 },
+        Msg::StoreBlock {
+            key: 1,
+            bytes: 2,
+            tail_ps: 3,
+        },
+        Msg::StoreIn { key: 1 },
+        Msg::SwitchModel,
+        Msg::DrainOver,
+        Msg::SwitchOver,
+        Msg::Drained,
+        Msg::Switched,
         Msg::ClientsLeave,
         Msg::Resubmit(Box::new(Resubmitted {
             spec: RequestSpec {

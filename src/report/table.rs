@@ -119,6 +119,9 @@ pub fn render(r: &Report) -> String {
             number(r.experts.load_max_over_mean)
         ),
     );
+    for (name, text) in r.model_load.iter().flat_map(super::weights::lines) {
+        line(&mut t, name, &text);
+    }
     for (pool, m) in &r.memory {
         line(
             &mut t,

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use supernode_actors::config::Balance;
+use supernode_actors::config::{Balance, WeightStart};
 
 use super::{Distribution, Kind, Length, Scenario};
 
@@ -152,6 +152,8 @@ pub fn check(s: &Scenario) -> Result<(), Wrong> {
         whole("cache.nodes", nodes.into(), 1, NPUS_MAX)?;
     }
 
+    model_cache(s)?;
+
     let l = &s.placement;
     whole("placement.prefill_choices", l.prefill_choices.into(), 1, 64)?;
     whole("placement.decode_choices", l.decode_choices.into(), 1, 64)?;
@@ -184,6 +186,44 @@ pub fn check(s: &Scenario) -> Result<(), Wrong> {
     real("slo.tpot_ms", s.slo.tpot_ms, 0.001, 1e9)?;
 
     workload(s)
+}
+
+fn model_cache(s: &Scenario) -> Result<(), Wrong> {
+    let m = &s.model_cache;
+    whole("model_cache.block_mb", m.block_mb.into(), 1, 4_096)?;
+    whole(
+        "model_cache.reads_at_once",
+        m.reads_at_once.into(),
+        1,
+        1_024,
+    )?;
+    let store = "model_cache.object_store_gb_per_s";
+    option(real, store, m.object_store_gb_per_s, 0.001, 1e6)?;
+    let switch = "model_cache.switch_at_s";
+    option(real, switch, m.switch_at_s, 0.0, SPAN_S_MAX)?;
+    real("model_cache.drain_s", m.drain_s, 0.0, SPAN_S_MAX)?;
+    if m.switch_from == WeightStart::Resident {
+        return wrong(
+            "model_cache.switch_from",
+            "\"resident\"",
+            "expected \"warm\" or \"cold\": a die holds the weights of one model",
+        );
+    }
+    if m.switch_at_s.is_some() && s.experts.eplb_interval_s > 0.0 {
+        return wrong(
+            switch,
+            m.switch_at_s.unwrap_or_default(),
+            "expected experts.eplb_interval_s = 0 beside it: what EPLB has observed of one model says nothing of another",
+        );
+    }
+    if (m.start != WeightStart::Resident || m.switch_at_s.is_some()) && !s.cache.enabled {
+        return wrong(
+            "model_cache.start",
+            "a load that is simulated",
+            "expected cache.enabled = true: the weights are kept in the pool",
+        );
+    }
+    Ok(())
 }
 
 fn workload(s: &Scenario) -> Result<(), Wrong> {

@@ -16,6 +16,8 @@ use crate::time::{Ps, ps_from_s};
 use crate::trace::Mark;
 use crate::world::Shared;
 
+use super::switch::Switching;
+
 /// A request that is in the machine.
 #[derive(Debug)]
 pub(super) struct Open {
@@ -136,6 +138,7 @@ pub struct Home {
     /// Prefill roots that did not answer lately, until when they are passed over.
     pub(super) suspects: BTreeMap<Actor, Ps>,
     pub(super) timer_ps: Option<Ps>,
+    pub(super) switch: Switching,
 }
 
 impl Home {
@@ -147,6 +150,7 @@ impl Home {
             placer: Placer::default(),
             suspects: BTreeMap::new(),
             timer_ps: None,
+            switch: Switching::default(),
         }
     }
 
@@ -255,6 +259,9 @@ impl Home {
 
     /// Looks for somebody to take a request.
     pub(super) fn seek(&mut self, id: u64, env: &mut Env<'_, '_>) {
+        if self.waits_for_switch(id, env) {
+            return;
+        }
         if env.shared.phase == Phase::Decode {
             self.claim_decode(id, env);
         } else {
@@ -512,6 +519,7 @@ impl Home {
             outcome,
         };
         env.ended(record);
+        self.left(request, env);
         match open.origin {
             Some(origin) => env.control(origin, Msg::StreamFree { die: open.die }),
             None => self.next_of_stream(open.die, env),

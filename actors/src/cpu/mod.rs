@@ -4,9 +4,12 @@ mod home;
 mod lru;
 mod recovery;
 mod store;
+mod switch;
+mod weights;
 
 pub use home::{Home, Source};
 pub use store::Store;
+pub use weights::WeightStore;
 
 use crate::env::Env;
 use crate::fault::{Body, Change};
@@ -20,6 +23,7 @@ pub struct Cpu {
     pub index: u32,
     pub home: Home,
     pub store: Store,
+    pub weights: WeightStore,
     /// What faults leave of it.
     pub body: Body,
 }
@@ -79,6 +83,19 @@ impl Cpu {
             Msg::ReadBlocks(read) => self.store.read(*read, env),
             Msg::SsdLoaded(read) => self.store.loaded(*read, env),
             Msg::WriteBlock { key, bytes } => self.store.write(key, bytes, env),
+            // Owner of blocks of weights.
+            Msg::WeightAsk { key, bytes } => self.weights.ask(from, key, bytes, env),
+            Msg::StoreBlock {
+                key,
+                bytes,
+                tail_ps,
+            } => self.weights.arriving(key, bytes, tail_ps, env),
+            Msg::StoreIn { key } => self.weights.arrived(key, env),
+            // Another model.
+            Msg::SwitchModel => self.home.switch(env),
+            Msg::DrainOver => self.home.drain_over(env),
+            Msg::Switched => self.home.group_switched(env),
+            Msg::SwitchOver => self.home.switch_over(env),
             Msg::Changed(change) => self.changed(change, env),
             other => unreachable!("a CPU does not take {other:?}"),
         }
@@ -90,6 +107,7 @@ impl Cpu {
             Change::Pace | Change::Resumed => {}
             Change::Crashed => {
                 self.store.forget();
+                self.weights.forget();
                 self.home.forget();
                 self.clients_wait(env);
             }

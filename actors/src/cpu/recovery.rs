@@ -178,6 +178,7 @@ impl Home {
         self.placer = crate::die::Placer::default();
         self.suspects.clear();
         self.timer_ps = None;
+        self.forget_switch();
     }
 
     /// It is back: its clients, whose connections broke, put their requests in again.

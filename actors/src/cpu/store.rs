@@ -26,19 +26,22 @@ pub struct Store {
 
 impl Store {
     /// The store of a CPU of the pool (or an empty one outside it).
-    pub fn new(in_pool: bool, shared: &Shared) -> Self {
+    pub fn new(cpu: u32, shared: &Shared) -> Self {
         let c = &shared.serving.cache;
         let per_node = f64::from(shared.machine.cpus_per_node());
-        let blocks = |gb: f64| {
+        let in_pool = shared.layout.pool.contains(&cpu);
+        let weights = shared.weights.as_ref();
+        let aside_bytes = weights.map_or(0, |w| w.set_aside_bytes(cpu)) as f64;
+        let blocks = |gb: f64, aside_bytes: f64| {
             if in_pool {
-                (gb * 1e9 / per_node / shared.block_bytes as f64) as usize
+                ((gb * 1e9 / per_node - aside_bytes).max(0.0) / shared.block_bytes as f64) as usize
             } else {
                 0
             }
         };
         Self {
-            dram: Lru::new(blocks(c.dram_gb_per_node)),
-            ssd: Lru::new(blocks(c.ssd_gb_per_node)),
+            dram: Lru::new(blocks(c.dram_gb_per_node, aside_bytes)),
+            ssd: Lru::new(blocks(c.ssd_gb_per_node, 0.0)),
             ssd_free_ps: 0,
             ssd_gb_per_s: shared.machine.spec.storage.ssd_gb_per_s_per_node / per_node,
             ssd_latency_ps: ps_from_us(shared.machine.spec.storage.ssd_latency_us),

@@ -7,7 +7,17 @@ use crate::request::Prefix;
 use crate::world::Shared;
 
 /// Keys of a prompt's full KV blocks: equal keys mean equal content and equal prefix.
-pub fn block_keys(prompt: &Prompt, shared: &Shared) -> Vec<u64> {
+pub fn block_keys(prompt: &Prompt, model: u8, shared: &Shared) -> Vec<u64> {
+    let keys = keys_of_first_model(prompt, shared);
+    if model == 0 {
+        return keys;
+    }
+    // KV of one model is of no use to another.
+    let other = |key: u64| mix(key ^ u64::from(model)) & !WARM;
+    keys.into_iter().map(other).collect()
+}
+
+fn keys_of_first_model(prompt: &Prompt, shared: &Shared) -> Vec<u64> {
     if !shared.serving.cache.enabled {
         return Vec::new();
     }

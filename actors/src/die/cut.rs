@@ -73,7 +73,7 @@ impl DecodeRank {
 
     pub(super) fn step_answers(&mut self, env: &mut Env<'_, '_>) {
         let missing = self.missing();
-        let own = self.progress();
+        let own = self.progress(env.now());
         let tries = env.shared.serving.recovery.ping_tries;
         let Some(root) = &mut self.root else { return };
         root.watch.call.armed = false;
@@ -191,6 +191,9 @@ impl DecodeRank {
         let members = Arc::clone(&self.watch.members);
         let patience_ps = crate::time::ps_from_s(env.shared.serving.recovery.give_up_s);
         let Some(root) = &mut self.root else { return };
+        if root.running || !root.watch.joining.is_empty() {
+            return; // It goes on when those who join have joined.
+        }
         let stuck = root.experts.is_stuck(env.ctx.now(), patience_ps);
         if !root.watch.back.is_empty() || stuck {
             return self.cut(&[], env);

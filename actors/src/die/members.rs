@@ -57,6 +57,8 @@ pub enum Watch {
     Weights,
     /// A home or placer: is anything overdue?
     Overdue,
+    /// A die: are blocks of its weights overdue?
+    Blocks,
 }
 
 /// The plans of a group without some of its ranks: what is left of each layer's plan, with experts that have no copy

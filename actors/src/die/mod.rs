@@ -18,14 +18,16 @@ mod rebalance;
 mod recovery;
 mod rejoin;
 mod roll_call;
+mod weights;
 
-pub use blocks::WARM;
+pub use blocks::{WARM, cache_plane};
 pub use calibrate::{Class, Condition};
 pub use decode::DecodeRank;
 pub use decode_root::Report;
 pub use members::{Members, Watch};
 pub use placer::Placer;
 pub use prefill::PrefillRank;
+pub use weights::Weights;
 
 use std::sync::Arc;
 
@@ -41,6 +43,7 @@ use crate::world::Shared;
 pub struct Die {
     pub index: u32,
     pub part: Part,
+    pub weights: Weights,
     /// What faults leave of it.
     pub body: Body,
 }
@@ -67,20 +70,30 @@ impl Die {
         Self {
             index,
             part,
+            weights: Weights::default(),
             body: Body::default(),
         }
     }
 
     /// A fault strikes this die, or is over.
     fn changed(&mut self, change: Change, env: &mut Env<'_, '_>) {
+        if change == Change::Crashed {
+            self.weights.forget();
+        }
+        let reloads = env.shared.weights.is_some() && change == Change::Restarted;
         match (&mut self.part, change) {
             (Part::Idle, _) | (_, Change::Pace | Change::Hung) => {}
             (Part::Prefill(p), Change::Crashed) => p.forget(env),
-            (Part::Prefill(p), Change::Restarted) => p.restart(env),
+            (Part::Prefill(p), Change::Restarted) if !reloads => p.restart(env),
             (Part::Prefill(p), Change::Resumed) => p.resumed(env),
             (Part::Decode(d), Change::Crashed) => d.crashed(env),
-            (Part::Decode(d), Change::Restarted) => d.restart(env),
+            (Part::Decode(d), Change::Restarted) if !reloads => d.restart(env),
+            (Part::Decode(d), Change::Restarted) => d.awaits_reload(),
+            (Part::Prefill(_), Change::Restarted) => {}
             (Part::Decode(d), Change::Resumed) => d.resumed(env),
+        }
+        if reloads {
+            self.reload(env);
         }
         let pace = self.body.pace();
         match &mut self.part {
@@ -102,6 +115,9 @@ impl Die {
         if let Msg::Changed(change) = msg {
             return self.changed(change, env);
         }
+        let Some(msg) = self.about_weights(from, msg, env) else {
+            return;
+        };
         match &mut self.part {
             Part::Prefill(p) => {
                 match msg {
@@ -138,11 +154,14 @@ impl Die {
                     Msg::Watch(what) => p.watch(what, env),
                     Msg::Ping { round } => p.ping(from, round, env),
                     Msg::Pong {
-                        round, progress, ..
-                    } => p.pong(from, round, progress, env),
+                        round,
+                        progress,
+                        epoch,
+                    } => p.pong(from, round, (progress, epoch > 0), env),
                     Msg::Reset { epoch } => p.reset(epoch, env),
                     Msg::Hello { .. } => p.hello(from, env),
                     Msg::Loaded => p.loaded(env),
+                    Msg::WeightsIn => p.weights_in(from, env),
                     other => unexpected("a prefill die", &other),
                 }
                 p.arm(env);

@@ -293,7 +293,7 @@ impl PrefillRank {
             let ranks = u64::from(self.ranks);
             (t / ranks + u64::from(u64::from(self.rank) < t % ranks)) as u32
         };
-        self.choose_experts(moe_layer, tokens, env);
+        self.spread_over_slots(moe_layer, tokens, env);
         let slowed = self.slowed.clone();
         let times = times(&slowed, shared);
         let cal = &times.roof.cal.dispatch;
@@ -319,7 +319,9 @@ impl PrefillRank {
         });
     }
 
-    fn choose_experts(&mut self, layer: u32, tokens: u32, env: &mut Env<'_, '_>) {
+    /// Draws the experts of `tokens` tokens in a layer, and spreads each expert's over all its copies (a rank of decode
+    /// sends them to one copy instead).
+    fn spread_over_slots(&mut self, layer: u32, tokens: u32, env: &mut Env<'_, '_>) {
         let experts = env
             .shared
             .prefill_experts

@@ -35,6 +35,8 @@ pub struct GroupWatch {
 pub struct Life {
     /// It has no weights yet.
     loading: bool,
+    /// Weights are on their way to all ranks of the group, and this one has not all of its own.
+    lacking: bool,
     /// Timers of a batch that was set before this one mean nothing any more.
     pub(super) from_seq: u64,
     epoch: u32,
@@ -76,7 +78,7 @@ impl PrefillRank {
             Watch::Step => self.batch_late(env),
             Watch::StepAnswers => self.batch_answers(env),
             Watch::Weights => {
-                if self.life.loading {
+                if self.life.loading && env.shared.weights.is_none() {
                     ask_for_weights(env.shared.prefill_weight_bytes, env);
                 }
             }
@@ -89,7 +91,7 @@ impl PrefillRank {
                     root.overdue(env);
                 }
             }
-            Watch::Root | Watch::RootAnswer => {}
+            Watch::Root | Watch::RootAnswer | Watch::Blocks => {}
         }
     }
 
@@ -102,7 +104,7 @@ impl PrefillRank {
             root.watch.call.since_ps = root.batch_from_ps();
             root.watch.call.forget_progress();
         }
-        if root.is_running() && !root.watch.call.armed {
+        if root.is_busy() && !root.watch.call.armed {
             root.watch.call.armed = true;
             env.after(late, Msg::Watch(Watch::Step));
         }
@@ -112,7 +114,7 @@ impl PrefillRank {
         let (late, now) = (late_ps(env), env.now());
         let Some(root) = &mut self.root else { return };
         root.watch.call.armed = false;
-        if !root.is_running() {
+        if !root.is_busy() {
             return;
         }
         // A batch may well take longer than a step of decode: it is late when it is past what it was expected to take.
@@ -159,7 +161,7 @@ impl PrefillRank {
             return;
         }
         let progress = self.progress();
-        let epoch = 0;
+        let epoch = u32::from(self.life.lacking);
         env.control(
             from,
             Msg::Pong {
@@ -170,12 +172,26 @@ impl PrefillRank {
         );
     }
 
-    pub fn pong(&mut self, from: Actor, round: u32, progress: u64, env: &mut Env<'_, '_>) {
+    /// A rank is there; `lacking`: without all of its weights.
+    pub fn pong(
+        &mut self,
+        from: Actor,
+        round: u32,
+        (progress, lacking): (u64, bool),
+        env: &mut Env<'_, '_>,
+    ) {
         let Role::Prefill { group, rank } = env.shared.layout.roles[from as usize] else {
             return;
         };
         let Some(root) = &mut self.root else { return };
         let new = group == self.group && root.watch.call.answer(rank, round, progress);
+        // A root that has lost what it knew, or has not heard, learns who lacks weights.
+        if new && lacking {
+            root.lacking.insert(rank);
+        } else if new {
+            self.weights_in(from, env);
+        }
+        let Some(root) = &mut self.root else { return };
         if new && root.watch.down && self.missing().is_empty() {
             self.begin_again(env);
         }
@@ -189,19 +205,20 @@ impl PrefillRank {
         let Some(root) = &mut self.root else { return };
         root.watch.call.armed = false;
         if !missing.is_empty() {
-            if (root.watch.down || root.is_running()) && root.watch.call.once_more(tries) {
+            if (root.watch.down || root.is_busy()) && root.watch.call.once_more(tries) {
                 root.watch.call.armed = !root.watch.down;
                 return self.ask_missing(env);
             }
-            if root.is_running() || root.watch.down {
+            if root.is_busy() || root.watch.down {
                 self.go_down(&missing, env);
             }
             return;
         }
-        if root.watch.down || !root.is_running() {
+        if root.watch.down || !root.is_busy() {
             return;
         }
-        if !root.watch.call.got_on(own) {
+        // While weights are loaded, each die sees to it itself that they come.
+        if root.is_running() && !root.watch.call.got_on(own) {
             let me = env.ctx.me();
             env.tally.note(now, me, NoteKind::RolledBack);
             root.refuse_all(env);
@@ -218,6 +235,7 @@ impl PrefillRank {
         for &rank in gone {
             let die = self.die_of(rank, env);
             let root = self.root.as_mut().expect("a root finds ranks gone");
+            root.lacking.remove(&rank);
             if root.watch.gone.insert(rank) {
                 env.tally.note(now, die, NoteKind::Noticed);
                 tell_homes(die, env);
@@ -268,7 +286,8 @@ impl PrefillRank {
     }
 
     /// A rank is back: is everyone there now?
-    pub fn hello(&mut self, _from: Actor, env: &mut Env<'_, '_>) {
+    pub fn hello(&mut self, from: Actor, env: &mut Env<'_, '_>) {
+        self.weights_in(from, env);
         let Some(root) = &mut self.root else { return };
         if !root.watch.down {
             // Nobody had noticed that it was gone; what ran has lost a rank.
@@ -340,6 +359,38 @@ impl PrefillRank {
         }
     }
 
+    /// Weights are on their way to this rank and, as it is told, to all others: no batch starts before all have them.
+    pub fn lacks_weights(&mut self, model: u8, env: &mut Env<'_, '_>) {
+        self.life.lacking = !self.life.loading;
+        let ranks = 0..self.ranks as u16;
+        if let Some(root) = &mut self.root {
+            root.model = model;
+            root.lacking = ranks.collect();
+            root.watch.call.since_ps = env.now();
+        }
+        self.arm(env);
+    }
+
+    /// All weights of this die are here.
+    pub fn has_weights(&mut self, env: &mut Env<'_, '_>) {
+        if std::mem::take(&mut self.life.lacking) {
+            let root = self.die_of(0, env);
+            env.control(root, Msg::WeightsIn);
+        }
+        self.loaded(env);
+    }
+
+    /// A rank has its weights; when all have, batches start.
+    pub fn weights_in(&mut self, from: Actor, env: &mut Env<'_, '_>) {
+        let Role::Prefill { rank, .. } = env.shared.layout.roles[from as usize] else {
+            return;
+        };
+        let Some(root) = &mut self.root else { return };
+        if root.lacking.remove(&rank) && root.lacking.is_empty() && !root.is_running() {
+            root.start(env);
+        }
+    }
+
     /// Whether a request is here.
     pub fn has(&self, request: u64) -> bool {
         self.handoffs.contains_key(&request) || self.root.as_ref().is_some_and(|r| r.has(request))
@@ -367,6 +418,11 @@ impl PrefillRank {
 impl PrefillRoot {
     pub fn is_running(&self) -> bool {
         self.running.is_some()
+    }
+
+    /// Something is under way that all ranks have to answer for.
+    fn is_busy(&self) -> bool {
+        self.is_running() || !self.lacking.is_empty()
     }
 
     fn batch_from_ps(&self) -> Ps {

@@ -84,6 +84,9 @@ pub struct PrefillRoot {
     /// Owners of blocks that did not answer lately, until when they are passed over.
     pub(super) suspects: BTreeMap<Actor, Ps>,
     pub(super) timer_ps: Option<Ps>,
+    /// The model that is served, and ranks that lack its weights: no batch starts before they have them.
+    pub(super) model: u8,
+    pub(super) lacking: BTreeSet<u16>,
 }
 
 impl PrefillRoot {
@@ -101,6 +104,8 @@ impl PrefillRoot {
             watch: GroupWatch::default(),
             suspects: BTreeMap::new(),
             timer_ps: None,
+            model: 0,
+            lacking: BTreeSet::new(),
         }
     }
 
@@ -122,7 +127,7 @@ impl PrefillRoot {
         }
         self.backlog += u64::from(prompt.prompt_tokens);
         env.mark(Mark::AtPrefill, request, 0);
-        let keys = block_keys(&prompt, env.shared);
+        let keys = block_keys(&prompt, self.model, env.shared);
         let job = Job {
             prompt,
             keys,
@@ -300,8 +305,8 @@ impl PrefillRoot {
     }
 
     /// Forms a batch from the head of the queue and starts it.
-    fn start(&mut self, env: &mut Env<'_, '_>) {
-        if self.queue.is_empty() {
+    pub(super) fn start(&mut self, env: &mut Env<'_, '_>) {
+        if self.queue.is_empty() || !self.lacking.is_empty() {
             return;
         }
         let now = env.now();

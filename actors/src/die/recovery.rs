@@ -88,8 +88,11 @@ impl DecodeRank {
         self.watch.out || env.ctx.event_seq() < self.watch.steps_from_seq
     }
 
-    pub(super) fn progress(&self) -> u64 {
-        (u64::from(self.step.number) << 32) + u64::from(self.phase)
+    /// While weights are loaded, each die sees to it itself that they come.
+    pub(super) fn progress(&self, now: Ps) -> u64 {
+        let loading = self.watch.loading == Some(Loading::Member);
+        let at = if loading { now / PS_PER_MS } else { 0 };
+        at + (u64::from(self.step.number) << 32) + u64::from(self.phase)
     }
 
     /// The root has said something.
@@ -128,6 +131,7 @@ impl DecodeRank {
             Watch::Root => self.root_silent(env),
             Watch::RootAnswer => self.root_answer(env),
             Watch::Weights => self.weights_late(env),
+            Watch::Blocks => {}
             Watch::Overdue => {
                 self.placer.overdue(env);
             }
@@ -193,7 +197,7 @@ impl DecodeRank {
             (true, _) => return,
             (false, _) => self.watch.members.epoch,
         };
-        let progress = self.progress();
+        let progress = self.progress(env.now());
         env.control(
             from,
             Msg::Pong {
@@ -282,7 +286,9 @@ impl DecodeRank {
         self.step.attention_busy = false;
         self.step.moe_busy = None;
         self.watch.members = Arc::new(members);
-        if load {
+        if self.watch.loading == Some(Loading::Member) {
+            // It says so when its weights are here.
+        } else if load {
             self.load(Loading::Experts, env);
         } else {
             self.joined(env);

@@ -15,13 +15,19 @@ use crate::runtime::Actor;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Loading {
     All,
+    /// As `All`, for a rank that takes part already.
+    Member,
     Experts,
 }
 
 impl DecodeRank {
     /// This rank is no member any more: it forgets what it had, and says that it is here.
     pub(super) fn left_out(&mut self, env: &mut Env<'_, '_>) {
+        let loading = self.watch.loading == Some(Loading::Member);
         self.forget(env);
+        if loading {
+            return self.awaits_reload();
+        }
         self.say_hello(env);
     }
 
@@ -168,11 +174,37 @@ impl DecodeRank {
 
     // ---- weights
 
+    /// Weights are on their way to this rank and, as it is told, to all others: no step starts before all have them.
+    pub fn lacks_weights(&mut self, env: &mut Env<'_, '_>) {
+        if self.watch.out {
+            return self.awaits_reload();
+        }
+        self.watch.loading = Some(Loading::Member);
+        let members = Arc::clone(&self.watch.members);
+        if let Some(root) = &mut self.root {
+            root.watch.joining = members.ranks.iter().copied().collect();
+            self.arm(env);
+        }
+    }
+
+    /// This rank takes part again when it has its weights.
+    pub fn awaits_reload(&mut self) {
+        self.watch.watching = false;
+        self.watch.loading = Some(Loading::All);
+    }
+
+    /// All weights of this die are here.
+    pub fn has_weights(&mut self, env: &mut Env<'_, '_>) {
+        if self.watch.loading != Some(Loading::Experts) {
+            self.loaded(env);
+        }
+    }
+
     pub(super) fn load(&mut self, what: Loading, env: &mut Env<'_, '_>) {
         self.watch.loading = Some(what);
         let s = env.shared;
         let bytes = match what {
-            Loading::All => s.decode_weight_bytes,
+            Loading::All | Loading::Member => s.decode_weight_bytes,
             Loading::Experts => {
                 let params = s.model.expert_params() * s.serving.precision.weights.bytes();
                 let layers = f64::from(s.model.moe_layers() + s.model.mtp_layers);
@@ -185,13 +217,16 @@ impl DecodeRank {
     pub fn loaded(&mut self, env: &mut Env<'_, '_>) {
         match self.watch.loading.take() {
             Some(Loading::All) => self.say_hello(env),
-            Some(Loading::Experts) => self.joined(env),
+            Some(Loading::Experts | Loading::Member) => self.joined(env),
             None => {}
         }
     }
 
     pub(super) fn weights_late(&mut self, env: &mut Env<'_, '_>) {
-        if let Some(what) = self.watch.loading {
+        // Where blocks are loaded, each is looked after by itself.
+        if let Some(what) = self.watch.loading
+            && (env.shared.weights.is_none() || what == Loading::Experts)
+        {
             self.load(what, env);
         }
     }

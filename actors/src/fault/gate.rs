@@ -41,6 +41,9 @@ impl World {
         let shared = std::sync::Arc::clone(&self.shared);
         let now = ctx.now();
         let machine = &shared.machine;
+        if to == shared.object_store() {
+            return Verdict::Handle(from, msg);
+        }
         if to >= machine.die_count() + machine.cpu_count() {
             if let Msg::Fault(strike) = msg {
                 self.fabric.health.strike(ActorId(to), strike, now, machine);
@@ -90,6 +93,10 @@ impl World {
         let mut env = env_of!(self, ctx, &shared, from);
         match msg {
             Msg::Inbound(inbound) => env.lost_inbound(from, *inbound, false),
+            Msg::StoreBlock { bytes, .. } => {
+                let port = env.port(env.ctx.me(), Plane::Vpc);
+                env.fabric.link(port).down.lost_bytes += bytes;
+            }
             _ => env.tally.lost_messages += 1,
         }
         Verdict::Not
@@ -119,7 +126,10 @@ impl World {
 
 /// It came over UB lanes, by itself: not as part of a phase, nor as a large transfer.
 fn is_small(msg: &Msg) -> bool {
-    !matches!(msg, Msg::Inbound(_) | Msg::Collected { .. }) && !msg.is_of_simulation()
+    !matches!(
+        msg,
+        Msg::Inbound(_) | Msg::StoreBlock { .. } | Msg::Collected { .. }
+    ) && !msg.is_of_simulation()
 }
 
 impl Env<'_, '_> {
