@@ -192,7 +192,7 @@ impl RankExperts {
                 }));
                 env.transfer_other(from, bytes, Plane::Ub, false, load);
             }
-            ExpertMsg::Plan(plan) if from == self.root => {
+            ExpertMsg::Plan { root, plan } if root == self.root => {
                 self.next = Some(plan);
                 self.loading_to = 0;
                 self.load_more(env);
@@ -213,7 +213,7 @@ impl RankExperts {
                 }
                 self.ask_next(env);
             }
-            ExpertMsg::LoadAsk { .. } | ExpertMsg::Plan(_) => {} // Of a root that has been left out.
+            ExpertMsg::LoadAsk { .. } | ExpertMsg::Plan { .. } => {} // Of a root that has been left out.
             ExpertMsg::Load { .. } | ExpertMsg::PlanMade { .. } | ExpertMsg::Loaded { .. } => {
                 unreachable!("the root of a group takes {msg:?}")
             }

@@ -203,7 +203,8 @@ impl Rebalancer {
             awaited: self.ranks,
         };
         let bytes = slots as u64 * figures.plan_bytes_per_slot;
-        self.to_all(&ExpertMsg::Plan(next), bytes, env);
+        let root = env.ctx.me();
+        self.to_all(&ExpertMsg::Plan { root, plan: next }, bytes, env);
     }
 
     /// Sends the same to every rank: a small message, or `bytes` over its lanes.

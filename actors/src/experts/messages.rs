@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Plan;
 use crate::layout::mix;
+use crate::runtime::Actor;
 
 /// Which plan and popularity a step is run under, the same on all ranks of a group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,8 +46,8 @@ pub enum ExpertMsg {
     },
     /// Timer at the root: the host has made the plan.
     PlanMade { round: u32 },
-    /// To a rank: load the weights that it names for you.
-    Plan(Arc<NewPlan>),
+    /// To a rank: load the weights that it names for you. It comes over the lanes, so it says itself whose it is.
+    Plan { root: Actor, plan: Arc<NewPlan> },
     /// To a die that holds an expert: send so much of its weights, for this plan.
     WeightsAsk { plan: u32, bytes: u64 },
     /// Weights have arrived.
@@ -65,7 +66,7 @@ impl ExpertMsg {
                 m(2, sum ^ u64::from(*rank))
             }
             Self::PlanMade { .. } => m(3, 0),
-            Self::Plan(p) => m(4, u64::from(p.number)),
+            Self::Plan { plan, .. } => m(4, u64::from(plan.number)),
             Self::WeightsAsk { bytes, .. } => m(5, *bytes),
             Self::Weights { bytes, .. } => m(6, *bytes),
             Self::Loaded { plan, layers } => m(7, (u64::from(*plan) << 16) | u64::from(*layers)),
