@@ -267,29 +267,25 @@ impl Plan {
     }
 
     /// The same plan with its ranks, and the slots of each, in the order that has most in common with `old`: the heaviest
-    /// overlaps of ranks are matched first.
+    /// overlaps of ranks are matched first; where that keeps less than the ranks' own names do, the names stay.
     fn settled(self, old: &Self) -> Self {
         let ranks = self.ranks() as usize;
-        let rank_of = |slot: &u16| usize::from(*slot) / self.slots_per_rank as usize;
-        let mut overlap: BTreeMap<(usize, usize), u32> = BTreeMap::new();
-        let kinds = (0..self.experts())
-            .map(|e| (self.copies_of(e), old.copies_of(e)))
-            .chain([(&self.shared[..], &old.shared[..])]);
-        for (new, old) in kinds {
-            for n in new.iter().map(rank_of) {
-                for o in old.iter().map(rank_of) {
-                    *overlap.entry((n, o)).or_default() += 1;
-                }
-            }
-        }
-        let mut pairs: Vec<_> = overlap.into_iter().collect();
+        let overlap = self.overlap(old);
+        let mut pairs: Vec<_> = overlap.iter().map(|(&pair, &n)| (pair, n)).collect();
         pairs.sort_by_key(|&(pair, n)| (std::cmp::Reverse(n), pair));
         let (mut place, mut taken) = (vec![None; ranks], vec![false; ranks]);
-        for ((new, old), _) in pairs {
+        let mut kept = 0;
+        for ((new, old), n) in pairs {
             if place[new].is_none() && !taken[old] {
                 place[new] = Some(old);
                 taken[old] = true;
+                kept += n;
             }
+        }
+        let kept_by_name: u32 = (0..ranks).filter_map(|r| overlap.get(&(r, r))).sum();
+        if kept < kept_by_name {
+            place = (0..ranks).map(Some).collect();
+            taken = vec![true; ranks];
         }
         let mut free = (0..ranks)
             .filter(|r| !taken[*r])
@@ -327,6 +323,31 @@ impl Plan {
             }
         }
         Self::from_slots(self.slots_per_rank, uses, slots_of, shared)
+    }
+
+    /// Weights that a rank of this plan (first of the pair) and a rank of `old` (second) both hold; pairs without any are left out.
+    fn overlap(&self, old: &Self) -> BTreeMap<(usize, usize), u32> {
+        let on_ranks = |plan: &Self, slots: &[u16]| {
+            let mut on: BTreeMap<usize, u32> = BTreeMap::new();
+            for slot in slots {
+                *on.entry(usize::from(*slot) / plan.slots_per_rank as usize)
+                    .or_default() += 1;
+            }
+            on
+        };
+        let mut overlap: BTreeMap<(usize, usize), u32> = BTreeMap::new();
+        let kinds = (0..self.experts())
+            .map(|e| (self.copies_of(e), old.copies_of(e)))
+            .chain([(&self.shared[..], &old.shared[..])]);
+        for (new, held) in kinds {
+            let held = on_ranks(old, held);
+            for (n, copies) in on_ranks(self, new) {
+                for (&o, &there) in &held {
+                    *overlap.entry((n, o)).or_default() += copies.min(there);
+                }
+            }
+        }
+        overlap
     }
 
     pub fn slots(&self) -> usize {
@@ -483,10 +504,10 @@ mod tests {
             let (eplb, none) = (make(Balance::Eplb), make(Balance::None));
             check(&eplb, ranks, experts, redundant, shared);
             check(&none, ranks, experts, redundant, shared);
-            // Placing greedily is within a third of the best there is; where experts are as many as in a model, it is no worse
-            // than spreading.
+            // A rank filled last held no more than the mean, and got no more than the heaviest copy: neither can any other plan
+            // with as many copies be below. Where experts are as many as in a model, EPLB is no worse than spreading.
             let (ours, theirs) = (worst(&eplb, &load), worst(&none, &load));
-            prop_assert!(ours <= theirs * 1.34, "{ours} against {theirs}");
+            prop_assert!(ours <= theirs * 2.0, "{ours} against {theirs}");
             let sum: f64 = eplb.rank_loads(&load, 8).iter().sum();
             prop_assert!((sum - 8.0 - f64::from(u8::from(shared > 0))).abs() < 1e-9);
         }
@@ -506,7 +527,11 @@ mod tests {
             let next = old.rebalanced(&now, 8);
             check(&next, ranks, experts, redundant, shared);
             prop_assert!((worst(&next, &now) - worst(&fresh, &now)).abs() < 1e-9);
-            let moved = |p: &Plan| p.uses.iter().zip(&old.uses).filter(|(a, b)| a != b).count();
+            // Weights that a slot has to be given; a slot that is emptied costs nothing.
+            let moved = |p: &Plan| {
+                let given = |(a, b): &(&SlotUse, &SlotUse)| a != b && **a != SlotUse::Empty;
+                p.uses.iter().zip(&old.uses).filter(given).count()
+            };
             prop_assert!(moved(&next) <= moved(&fresh), "{} {}", moved(&next), moved(&fresh));
             // The same load again moves nothing.
             prop_assert_eq!(moved(&old.rebalanced(&load(1), 8)), 0);
