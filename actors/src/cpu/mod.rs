@@ -2,12 +2,14 @@
 
 mod home;
 mod lru;
+mod open;
 mod recovery;
 mod store;
 mod switch;
 mod weights;
 
-pub use home::{Home, Source};
+pub use home::Home;
+pub use open::Source;
 pub use store::Store;
 pub use weights::WeightStore;
 

@@ -1,7 +1,8 @@
 //! What a home does about requests that it hears nothing of, and what clients do about a CPU that does not answer.
 
 use super::Home;
-use super::home::{Source, mark_arrived};
+use super::home::mark_arrived;
+use super::open::{Open, Source};
 use crate::die::Watch;
 use crate::env::Env;
 use crate::message::Msg;
@@ -86,7 +87,7 @@ impl Home {
 
     /// Sends the prompt if any group has answered that can take it.
     fn send_prompt_if_any(&mut self, id: u64, env: &mut Env<'_, '_>) -> bool {
-        self.open.get(&id).is_some_and(super::home::Open::has_offer) && self.send_prompt(id, env)
+        self.open.get(&id).is_some_and(Open::has_offer) && self.send_prompt(id, env)
     }
 
     /// Who was asked whether it has a request says so.
