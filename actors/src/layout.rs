@@ -182,7 +182,8 @@ impl Ring {
         let mut points: Vec<(u64, u32)> = cpus
             .iter()
             .flat_map(|&c| {
-                (0..Self::ARCS).map(move |i| (mix(u64::from(c) * Self::ARCS + i + 1), c))
+                // Mixed twice: keys are small numbers mixed once, and must not fall on the points of the CPUs of the same numbers.
+                (0..Self::ARCS).map(move |i| (mix(mix(u64::from(c) * Self::ARCS + i + 1)), c))
             })
             .collect();
         points.sort_unstable();
@@ -227,5 +228,19 @@ mod tests {
             assert!(o == 3 || o == without);
         }
         assert!(of.iter().all(|&n| (500..1600).contains(&n)), "{of:?}");
+    }
+
+    /// Blocks of one prompt, or of one layer's weights, have consecutive keys.
+    #[test]
+    fn neighbouring_keys_have_owners_of_their_own() {
+        let ring = Ring::new(&(0..128).collect::<Vec<_>>());
+        for first in (0..20_000).step_by(64) {
+            let mut of = [0u32; 128];
+            for key in first..first + 64 {
+                of[ring.owner(key, |_| true).unwrap() as usize] += 1;
+            }
+            let most = of.iter().max().unwrap();
+            assert!(*most <= 8, "{most} of 64 keys from {first} have one owner");
+        }
     }
 }
