@@ -3,7 +3,10 @@
 
 mod common;
 
-use common::{refused, stdout_of};
+use common::traced::trace_of;
+use common::{file, refused, stdout_of};
+use supernode::trace::events::Key;
+use supernode_actors::trace::{Stage, What};
 
 /// 16 NPUs (32 dies, ten experts each) that decode at 32 requests a NPU, message by message, for some 1.2 s.
 fn report(more: &[&str]) -> serde_json::Value {
@@ -107,4 +110,68 @@ fn intervals_without_eplb_are_refused() {
         ],
         &["experts.eplb_interval_s = 5", "experts.balance = \"eplb\""],
     );
+}
+
+/// A model of so few experts that each has a die of its own, the four most loaded two or more.
+const FEW_EXPERTS: &str = "\
+name = \"few\"\nlayers = 3\ndense_layers = 1\nhidden = 7168\nheads = 128\nq_lora_rank = 1536\nkv_lora_rank = 512\n\
+qk_nope_head_dim = 128\nqk_rope_head_dim = 64\nv_head_dim = 128\ndense_intermediate = 18432\n\
+moe_intermediate = 2048\nrouted_experts = 12\nshared_experts = 0\ntop_k = 2\nexpert_groups = 4\ntop_groups = 4\n\
+vocab = 129280\nmtp_layers = 1\nmax_context = 131072\n";
+
+#[test]
+fn traces_name_the_experts_of_the_plan_in_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = file(&dir, "model.toml", FEW_EXPERTS);
+    let model = format!("--set=model={model}");
+    let out = dir.path().join("out").display().to_string();
+    // A plan made from a few tokens, soon followed by one that knows better; what tokens choose stays the same.
+    let r = report(&[
+        &model,
+        "--set=decode.npus_per_instance=8",
+        "--set=experts.redundant=4",
+        "--set=experts.plan_tokens=4",
+        "--set=experts.eplb_interval_s=0.05",
+        "--set=workload.concurrency_per_npu=96",
+        "--set=workload.requests=768",
+        "--set=workload.output_tokens=60",
+        "--trace-requests=0%",
+        "--out",
+        &out,
+    ]);
+    assert!(r["experts"]["moved_bytes"].as_u64().unwrap() > 0, "{r:#}");
+    let trace = trace_of(&out);
+    let spans: Vec<_> = trace
+        .slices
+        .iter()
+        .filter(|s| s.what == What::Stage(Stage::Experts) && s.notes.uint(Key::Expert).is_some())
+        .collect();
+    let steps = spans.iter().map(|s| s.notes.count(Key::Run)).max().unwrap();
+    // One expert a die: over all dies, each expert's share of a layer's tokens.
+    let shares = |layer: u64, from: u64, to: u64| {
+        let mut tokens = [0u64; 12];
+        let mut dies: [std::collections::BTreeSet<u32>; 12] = Default::default();
+        for s in &spans {
+            if s.notes.count(Key::Layer) == layer && (from..to).contains(&s.notes.count(Key::Run)) {
+                let expert = s.notes.count(Key::Expert) as usize;
+                tokens[expert] += s.notes.count(Key::ExpertTokens);
+                dies[expert].insert(s.track);
+            }
+        }
+        let all: u64 = tokens.iter().sum();
+        (tokens.map(|n| n as f64 / all as f64), dies)
+    };
+    let mut moved = 0;
+    for layer in [1, 2] {
+        let (before, was) = shares(layer, 1, 11);
+        let (after, is) = shares(layer, steps - 10, steps);
+        moved += was.iter().zip(&is).filter(|(a, b)| a != b).count();
+        for (e, (a, b)) in before.into_iter().zip(after).enumerate() {
+            assert!(
+                (a - b).abs() < 0.01 + 0.05 * a,
+                "layer {layer}, expert {e}: {a:.3} of the tokens before, {b:.3} after"
+            );
+        }
+    }
+    assert!(moved >= 4, "experts changed places: {moved}");
 }

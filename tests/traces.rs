@@ -316,20 +316,58 @@ fn faults_are_spans_on_the_parts_they_hit_and_counters_say_how_much_there_is_to_
     }
     assert!(carried.len() > 60);
     for ((link, way), bytes) in carried {
-        let of = |c: &&supernode::trace::Counted| {
-            trace.actor(c.track) == link && trace.stream(c.track) == way
+        is_below_the_curve(&trace, link, way, bytes);
+    }
+}
+
+/// What the curve of a link's bandwidth has below it is about so many bytes.
+fn is_below_the_curve(trace: &Read, link: &str, way: &str, bytes: u64) {
+    let of = |c: &&supernode::trace::Counted| {
+        trace.actor(c.track) == link && trace.stream(c.track) == way
+    };
+    let curve: Vec<_> = trace.counted.iter().filter(of).collect();
+    let pieces = curve.windows(2);
+    let shown: f64 = pieces
+        .map(|w| (w[1].at_ps - w[0].at_ps) as f64 / 1e6 * w[0].value as f64)
+        .sum();
+    assert_eq!(curve.last().map(|c| c.value), Some(0), "{link} {way}");
+    let most = (bytes as f64 - shown).abs();
+    // Megabytes a second are whole numbers: up to 500 bytes of each stretch are not seen.
+    assert!(
+        most <= 0.02 * bytes as f64 + 500.0 * 400.0,
+        "{link} {way}: {bytes} {shown}"
+    );
+}
+
+#[test]
+fn counters_show_what_crosses_the_links_between_switches() {
+    let dir = tempdir().unwrap();
+    // A decode group over two nodes; prompts' blocks go to CPUs of all three nodes.
+    let more = ["--set", "decode.npus_per_instance=16"];
+    let out = keep(&dir, "run", &more);
+    let (trace, run) = (trace_of(&out), RunDir::open(Path::new(&out)).unwrap());
+    let rows = run.actors().unwrap();
+    let uplinks: Vec<_> = rows.iter().filter(|r| r.kind == "uplink").collect();
+    let nodes: BTreeSet<&str> = uplinks.iter().map(|r| r.address.as_str()).collect();
+    assert_eq!(nodes.len(), 3, "{nodes:?}");
+    for r in uplinks {
+        let way = if r.side == "up" {
+            "bandwidth out"
+        } else {
+            "bandwidth in"
         };
-        let curve: Vec<_> = trace.counted.iter().filter(of).collect();
-        let pieces = curve.windows(2);
-        let shown: f64 = pieces
-            .map(|w| (w[1].at_ps - w[0].at_ps) as f64 / 1e6 * w[0].value as f64)
-            .sum();
-        assert_eq!(curve.last().map(|c| c.value), Some(0), "{link} {way}");
-        let most = (bytes as f64 - shown).abs();
-        // Megabytes a second are whole numbers: up to 500 bytes of each stretch are not seen.
+        is_below_the_curve(&trace, &r.address, way, r.bytes * u64::from(r.count));
+    }
+    // One lane or uplink of a part selects the track that stands for all of them.
+    for link in ["node1/l1.4/up9", "node1/npu3/die1/ub4"] {
+        let out = keep(&dir, "one", &["--trace-match", link, more[0], more[1]]);
+        let trace = trace_of(&out);
+        let tracks: BTreeSet<&str> = trace.counted.iter().map(|c| trace.actor(c.track)).collect();
+        assert_eq!(tracks.len(), 1, "{tracks:?}");
+        let (part, _) = link.rsplit_once('/').unwrap();
         assert!(
-            most <= 0.02 * bytes as f64 + 500.0 * 400.0,
-            "{link} {way}: {bytes} {shown}"
+            tracks.iter().all(|t| t.starts_with(&part[..8])),
+            "{tracks:?}"
         );
     }
 }

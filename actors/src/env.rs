@@ -234,6 +234,9 @@ impl Env<'_, '_> {
                 bytes,
                 number,
             );
+            if plane == Plane::Ub && self.shared.node_of(me) != self.shared.node_of(to) {
+                self.across_uplinks(true, start_ps, end_ps, bytes);
+            }
         }
         let inbound = Inbound {
             bytes,
@@ -296,6 +299,9 @@ impl Env<'_, '_> {
                 bytes,
                 number,
             );
+            if plane == Plane::Ub && self.shared.node_of(from) != self.shared.node_of(me) {
+                self.across_uplinks(false, start_ps, end_ps, bytes);
+            }
         }
         let end_ps = served.end_ps.max(tail_ps) + toll.extra_ps;
         self.ctx.send_at(end_ps, me, then);

@@ -114,7 +114,7 @@ pub fn number(what: What) -> u64 {
         What::PhaseIn => first_after_sends + 7,
         What::Fault | What::FaultOver => first_after_sends + 8,
         What::Mark(m) => first_after_sends + 9 + m as usize,
-        What::Counter(_) => first_after_sends + 9 + Mark::ALL.len() + EXTRA.len(),
+        What::Counter(_) | What::Uplinks => first_after_sends + 9 + Mark::ALL.len() + EXTRA.len(),
     };
     n as u64 + 1
 }
@@ -137,6 +137,7 @@ pub fn name(what: What) -> String {
         What::PhaseOut => "messages out".into(),
         What::PhaseIn => "messages in".into(),
         What::Fault | What::FaultOver => "fault".into(),
+        What::Uplinks => "across L1-L2 links".into(),
         What::Mark(m) => m.stage().into(),
         What::Counter(c) => counter(c).0.into(),
     }
@@ -149,6 +150,7 @@ pub fn category(what: What) -> usize {
         What::Step | What::GroupStep | What::Counter(_) => DECODE,
         What::Batch | What::GroupBatch => PREFILL,
         What::TransferOut | What::TransferIn | What::PhaseOut | What::PhaseIn => WIRE,
+        What::Uplinks => WIRE,
         What::Mark(_) => REQUEST,
         What::Fault | What::FaultOver => FAULT,
     }

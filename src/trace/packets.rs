@@ -339,6 +339,7 @@ impl Writer {
                     self.event(END, r.at_ps, track, None, None, |_| ());
                 }
             }
+            What::Uplinks => self.carried(r, r.b == 1),
             _ => self.operator(r),
         }
     }
@@ -376,12 +377,7 @@ impl Writer {
     }
 
     /// A link carried bytes.
-    fn carried(&mut self, r: &Record) {
-        let out = match r.what {
-            What::TransferOut | What::PhaseOut => true,
-            What::TransferIn | What::PhaseIn => false,
-            _ => return,
-        };
+    fn carried(&mut self, r: &Record, out: bool) {
         let closed = self
             .bandwidth
             .carried(r.actor, out, r.at_ps, (r.start_ps, r.end_ps), r.a);
@@ -411,7 +407,11 @@ impl Writer {
     }
 
     fn operator(&mut self, r: &Record) {
-        self.carried(r);
+        match r.what {
+            What::TransferOut | What::PhaseOut => self.carried(r, true),
+            What::TransferIn | What::PhaseIn => self.carried(r, false),
+            _ => {}
+        }
         let (what, a, b) = (r.what, r.a, r.b);
         // A wait of no time is no span.
         if r.start_ps == r.end_ps && what == What::Stage(Stage::WaitMoeStream) {

@@ -9,7 +9,7 @@ use supernode_actors::trace::What;
 
 use super::events::{self, Key};
 use super::packets::{FORMAT, Header, VERSION};
-use super::wire::{Broken, Field, Fields};
+use super::wire::{self, Broken, Field, Fields, Out};
 use crate::error::{Error, Result};
 
 /// One span, to the picosecond; or an instant, of no duration.
@@ -29,22 +29,17 @@ impl Slice {
     }
 }
 
-/// Annotations by key.
+/// Annotations by key, as they are in the file: that is the shortest form.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Notes(Vec<(u8, Note)>);
+pub struct Notes(Box<[u8]>);
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Note {
-    Uint(u64),
-    Interned(u64),
-}
+/// Fields of an annotation: numbers, and words that are interned.
+const UINT: u32 = 3;
+const INTERNED: u32 = 17;
 
 impl Notes {
     pub fn uint(&self, key: Key) -> Option<u64> {
-        self.0.iter().find_map(|(k, n)| match n {
-            Note::Uint(v) if *k == key as u8 => Some(*v),
-            _ => None,
-        })
+        self.find(key, UINT)
     }
 
     /// 0 where it was left out.
@@ -53,9 +48,18 @@ impl Notes {
     }
 
     fn interned(&self, key: Key) -> Option<u64> {
-        self.0.iter().find_map(|(k, n)| match n {
-            Note::Interned(v) if *k == key as u8 => Some(*v),
-            _ => None,
+        self.find(key, INTERNED)
+    }
+
+    fn find(&self, key: Key, field: u32) -> Option<u64> {
+        let mut of_event = Fields(&self.0).flatten();
+        of_event.find_map(|(_, note)| {
+            let (mut is_key, mut value) = (false, None);
+            for (n, f) in Fields(note.bytes()).flatten() {
+                is_key |= n == 1 && f.uint() == key as u64 + 1;
+                value = if n == field { Some(f.uint()) } else { value };
+            }
+            value.filter(|_| is_key)
         })
     }
 }
@@ -102,14 +106,16 @@ impl Read {
     /// # Errors
     /// One line that names the file and what is wrong with it.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path)
-            .map_err(|e| Error::user(format!("trace {}: {e}", path.display())))?;
-        Self::of(&bytes).map_err(|why| Error::user(format!("trace {}: {why}", path.display())))
+        let failed = |why: String| Error::user(format!("trace {}: {why}", path.display()));
+        let file = std::fs::File::open(path).map_err(|e| failed(e.to_string()))?;
+        Self::of(file).map_err(failed)
     }
 
+    /// Reads a trace piece by piece: what is kept is its spans and values of counters.
+    ///
     /// # Errors
     /// Says what is wrong.
-    pub fn of(bytes: &[u8]) -> std::result::Result<Self, String> {
+    pub fn of(mut from: impl std::io::Read) -> std::result::Result<Self, String> {
         let mut r = Reader {
             whats: events::all(),
             tracks: BTreeMap::new(),
@@ -119,32 +125,34 @@ impl Read {
             addresses: BTreeMap::new(),
             header: None,
         };
-        if bytes.is_empty() {
-            return Err("is empty".into());
+        let (mut piece, mut kept, mut bytes) = (vec![0; PIECE_BYTES], 0, 0);
+        let mut packets = 0;
+        loop {
+            let got = match from.read(&mut piece[kept..]) {
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                got => got.map_err(|e| e.to_string())?,
+            };
+            bytes += got as u64;
+            kept += got;
+            if bytes == 0 {
+                return Err("is empty".into());
+            }
+            let whole = wire::whole(&piece[..kept]);
+            for packet in Fields(&piece[..whole]) {
+                r.take(packet, packets)?;
+                packets += 1;
+            }
+            // What is left is the beginning of a packet, unless nothing follows or no packet is so long.
+            let left = kept - whole;
+            if left > 0 && (got == 0 || left == PIECE_BYTES) {
+                r.take(Err(Broken), packets)?;
+            }
+            if got == 0 {
+                return r.finish(bytes);
+            }
+            piece.copy_within(whole..kept, 0);
+            kept = left;
         }
-        for (n, packet) in Fields(bytes).enumerate() {
-            let parsed = packet.and_then(|(number, field)| match (number, field) {
-                (1, Field::Bytes(b)) => r.packet(b),
-                _ => Err(Broken),
-            });
-            if r.header.is_none() {
-                return Err(FOREIGN.into());
-            }
-            if let Some(h) = &r.header
-                && h.version != VERSION
-            {
-                return Err(format!(
-                    "was written as version {} (by Supernode {}), this program reads version {VERSION}: trace the run again",
-                    h.version, h.program
-                ));
-            }
-            if parsed.is_err() {
-                return Err(format!(
-                    "is truncated or damaged after {n} packets: trace the run again"
-                ));
-            }
-        }
-        r.finish(bytes.len() as u64)
     }
 
     /// Faults: address of the part, effect, and from when to when.
@@ -175,7 +183,33 @@ impl Read {
 
 const FOREIGN: &str = "is not a trace of Supernode (its first packet does not say so)";
 
+/// Read at one time; no packet is longer.
+const PIECE_BYTES: usize = 4 << 20;
+
 impl Reader {
+    /// Takes the `n`th field of the file.
+    fn take(
+        &mut self,
+        packet: std::result::Result<(u32, Field<'_>), Broken>,
+        n: u64,
+    ) -> std::result::Result<(), String> {
+        let parsed = packet.and_then(|(number, field)| match (number, field) {
+            (1, Field::Bytes(b)) => self.packet(b),
+            _ => Err(Broken),
+        });
+        let Some(header) = &self.header else {
+            return Err(FOREIGN.into());
+        };
+        if header.version != VERSION {
+            return Err(format!(
+                "was written as version {} (by Supernode {}), this program reads version {VERSION}: trace the run again",
+                header.version, header.program
+            ));
+        }
+        parsed
+            .map_err(|_| format!("is truncated or damaged after {n} packets: trace the run again"))
+    }
+
     fn packet(&mut self, bytes: &[u8]) -> std::result::Result<(), Broken> {
         let mut ns = 0;
         let mut event = None;
@@ -248,17 +282,18 @@ impl Reader {
 
     fn event(&mut self, ns: u64, bytes: &[u8]) -> std::result::Result<(), Broken> {
         let (mut kind, mut track, mut name, mut value) = (0, 0, 0, 0);
-        let mut notes = Notes::default();
+        let mut notes = Out::default();
         for field in Fields(bytes) {
             match field? {
                 (9, f) => kind = f.uint(),
                 (11, f) => track = f.uint(),
                 (10, f) => name = f.uint(),
                 (30, f) => value = f.uint(),
-                (4, f) => notes.0.extend(note(f.bytes())?),
+                (4, f) => notes.bytes(4, sound(f.bytes())?),
                 _ => {}
             }
         }
+        let notes = Notes(notes.0.into());
         let track32 = u32::try_from(track).map_err(|_| Broken)?;
         match kind {
             4 => self.counted.push(Counted {
@@ -332,16 +367,8 @@ impl Reader {
     }
 }
 
-fn note(bytes: &[u8]) -> std::result::Result<Option<(u8, Note)>, Broken> {
-    let (mut key, mut value) = (0u64, None);
-    for field in Fields(bytes) {
-        match field? {
-            (1, f) => key = f.uint(),
-            (3, f) => value = Some(Note::Uint(f.uint())),
-            (17, f) => value = Some(Note::Interned(f.uint())),
-            _ => {}
-        }
-    }
-    let known = (1..=events::KEYS.len() as u64).contains(&key);
-    Ok(value.filter(|_| known).map(|v| (key as u8 - 1, v)))
+/// A message that is whole.
+fn sound(bytes: &[u8]) -> std::result::Result<&[u8], Broken> {
+    Fields(bytes).try_for_each(|f| f.map(|_| ()))?;
+    Ok(bytes)
 }

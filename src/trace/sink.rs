@@ -13,9 +13,10 @@ use crossbeam_channel::{Sender, bounded};
 use supernode_actors::launch::{Recorded, Wanted};
 use supernode_actors::time::Ps;
 use supernode_actors::trace::{ActorSet, Record, Requests, TraceSpec, What};
-use supernode_topology::Machine;
+use supernode_topology::{ActorId, Machine};
 
 use super::packets::{Header, Writer};
+use super::tracks::stands_for;
 use super::wire::whole;
 use crate::error::{Error, Result};
 
@@ -46,10 +47,12 @@ impl TraceOptions {
         let selected = machine
             .select(pattern)
             .map_err(|e| Error::user(format!("--trace-match: {e}")))?;
+        // Faults strike a link itself; what it carries is on the track of the one that stands for it.
+        let both = |a: &ActorId| [a.0, stands_for(machine, *a).0];
         Ok(TraceSpec {
             actors: Some(ActorSet::new(
                 machine.actor_count(),
-                selected.iter().map(|a| a.0),
+                selected.iter().flat_map(both),
             )),
             from_ps: self.from_ps,
             until_ps: self.until_ps,

@@ -47,7 +47,9 @@ impl Stream {
             What::TransferIn => Self::TransfersIn,
             What::PhaseOut => either(Self::PhasesOut0, Self::PhasesOut1),
             What::PhaseIn => either(Self::PhasesIn0, Self::PhasesIn1),
-            What::Fault | What::FaultOver | What::Mark(_) | What::Counter(_) => Self::Faults,
+            What::Fault | What::FaultOver | What::Mark(_) | What::Counter(_) | What::Uplinks => {
+                Self::Faults
+            }
         }
     }
 
@@ -73,7 +75,8 @@ impl Stream {
     }
 }
 
-/// The address of an actor's tracks: one lane stands for all lanes of its part, which carry equal shares.
+/// The address of an actor's tracks: one lane stands for all lanes of its part, which carry equal shares, and one L1-L2
+/// link for all of its node.
 pub fn shown_address(machine: &Machine, actor: u32) -> String {
     let address = machine.address(ActorId(actor));
     match machine.part(ActorId(actor)) {
@@ -81,7 +84,18 @@ pub fn shown_address(machine: &Machine, actor: u32) -> String {
             let stem = address.trim_end_matches(|c: char| c.is_ascii_digit());
             format!("{stem}{{0..{}}}", machine.planes() - 1)
         }
+        Part::Uplink { node, .. } => format!("node{node}/l1.*/up*"),
         _ => address,
+    }
+}
+
+/// The actor whose tracks show what `actor` carries: its own, or those of the first of links that carry equal shares.
+pub fn stands_for(machine: &Machine, actor: ActorId) -> ActorId {
+    match machine.part(actor) {
+        Part::DieLane { die, .. } => machine.die_lane(die, 0),
+        Part::CpuLane { cpu, .. } => machine.cpu_lane(cpu, 0),
+        Part::Uplink { node, .. } => machine.uplink(node, 0, 0),
+        _ => actor,
     }
 }
 

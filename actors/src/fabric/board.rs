@@ -281,6 +281,16 @@ impl Board {
             .unwrap_or(d) as u16
     }
 
+    /// Of the units of a phase that `rank` got, by `source * slots + slot`: the bytes that came from other nodes.
+    pub fn bytes_from_afar(&self, rank: u16, channel: u8, phase: u32, units: &[u16]) -> u64 {
+        let node_of = &self.shape.node_of_rank;
+        let home = node_of[rank as usize];
+        let of_sources = units.chunks_exact(self.shape.slots).zip(node_of);
+        let afar = of_sources.filter(|(_, node)| **node != home);
+        let units: u64 = afar.flat_map(|(u, _)| u).map(|&u| u64::from(u)).sum();
+        units * u64::from(self.phases[tag(channel, phase)].unit_bytes)
+    }
+
     /// Lets `rank`'s lanes serve all that has reached them by `now_ps`.
     pub fn serve(&mut self, rank: u16, now_ps: Ps, lanes: &mut Direction) {
         self.serve_phases(rank, now_ps, None, lanes, &mut []);

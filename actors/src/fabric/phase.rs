@@ -80,11 +80,13 @@ impl Env<'_, '_> {
             ..Sender::default()
         };
         let mut cells = std::mem::take(&mut self.fabric.cells);
+        let mut crossing_units = 0;
         {
             let fabric = &mut *self.fabric;
             let shape = fabric.boards[p.board as usize].shape();
             let borders = &mut fabric.borders;
             let to_node = |to: u32, units: u64, messages: u64| {
+                crossing_units += units;
                 borders[to as usize].down.add(units * bytes, messages);
                 borders[node as usize].up.add(units * bytes, messages);
             };
@@ -129,6 +131,8 @@ impl Env<'_, '_> {
         let flags_from_ps = sender.sent_ps() + p.barrier_ps + toll.extra_ps;
         if self.trace.is_on() {
             self.trace_sending(p, &sender, toll.extra_ps, lane_id.0);
+            let crossing = crossing_units * bytes;
+            self.across_uplinks(true, p.start_ps, sender.lane_free_ps, crossing);
         }
         if toll.lost {
             // No lane lets anything out: neither messages nor flags.
@@ -276,6 +280,8 @@ impl Env<'_, '_> {
             let (end_ps, bytes) = (lanes.free_ps, lanes.bytes - bytes);
             let start_ps = free_ps.max(from_ps);
             let messages = u64::from(receipt.messages);
+            let crossing = board.bytes_from_afar(rank, channel, phase, units);
+            self.across_uplinks(false, start_ps, end_ps.max(start_ps), crossing);
             if end_ps > start_ps {
                 self.span_of(
                     lane.0,

@@ -129,6 +129,9 @@ pub enum What {
     PhaseOut,
     /// And into them.
     PhaseIn,
+    /// Bytes that crossed the L1-L2 links of a node, all of them together: `a` bytes, `b` 1 towards the L2 chips. On the
+    /// first of these links.
+    Uplinks,
     /// A request has come to the end of a stage: `a` request, `b` as the mark says.
     Mark(Mark),
     /// A count from now on: `a`.
