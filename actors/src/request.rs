@@ -111,8 +111,9 @@ pub struct Resubmitted {
     pub cached: u32,
     pub retries: u32,
     pub cancelling: bool,
-    /// CPUs that did not answer so far.
+    /// CPUs that did not answer so far, and the first of them.
     pub hops: u32,
+    pub left: u32,
     /// Closed loop: the CPU whose client it is, and the die that its stream stays on.
     pub origin: Option<u32>,
     pub die: Option<u32>,

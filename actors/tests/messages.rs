@@ -331,6 +331,7 @@ fn samples() -> Vec<Msg> {
             retries: 4,
             cancelling: true,
             hops: 5,
+            left: 7,
             origin: Some(6),
             die: None,
             why: "node0/cpu1 did not answer".into(),

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use supernode_actors::fault::{Effect, Fault, Ways};
 use supernode_actors::launch::Supernode;
 use supernode_topology::Machine;
 
@@ -40,6 +41,50 @@ fn each_row_of_the_measured_table_comes_out_of_the_actors() {
             (bandwidth / gb_per_s - 1.0).abs() < 0.03,
             "{holder} read {read}: {bandwidth} GB/s, published {gb_per_s}"
         );
+    }
+}
+
+/// Microseconds that copies of so many bytes take once senders have found out that all links of `lost` are down.
+fn without(lost: &str, holder: &str, read: bool, bytes: &[u64]) -> Vec<f64> {
+    let machine = Arc::new(Machine::builtin("cloudmatrix384").unwrap());
+    let part = |a| machine.parse(a).unwrap();
+    let (die, holder) = (part("node0/npu0/die0"), part(holder));
+    let mut quiet = Supernode::quiet(Arc::clone(&machine)).unwrap();
+    let mut parts = machine.select(lost).unwrap();
+    parts.retain(|&p| machine.is_link(p));
+    quiet.inject(Fault {
+        text: format!("at 0s: down {lost}"),
+        start_ps: 0,
+        end_ps: None,
+        effect: Effect::Down,
+        ways: Ways::Both,
+        parts,
+    });
+    let mut copy = |bytes| quiet.copy(die, holder, bytes, read).unwrap() as f64 / 1e6;
+    // Two that find out, one at each end.
+    copy(1 << 24);
+    copy(1 << 24);
+    bytes.iter().map(|&b| copy(b)).collect()
+}
+
+#[test]
+fn a_lost_sub_plane_costs_a_seventh_of_the_bandwidth_and_no_latency() {
+    for (holder, read, gb_per_s, us) in ROWS {
+        let took_us = without("plane4", holder, read, &[512, 1 << 30]);
+        let bandwidth = f64::from(1 << 30) / took_us[1] / 1e3;
+        let share = bandwidth / gb_per_s;
+        assert!(
+            (share * 7.0 / 6.0 - 1.0).abs() < 0.03,
+            "{holder} read {read}: {share} of the published bandwidth"
+        );
+        assert!(
+            (took_us[0] / us - 1.0).abs() < 0.03,
+            "{holder}: {took_us:?}"
+        );
+        // One L2 chip of sixteen is in nobody's way.
+        let took_us = without("plane4/l2.9", holder, read, &[1 << 30]);
+        let share = f64::from(1 << 30) / took_us[0] / 1e3 / gb_per_s;
+        assert!((share - 1.0).abs() < 0.03, "{holder} read {read}: {share}");
     }
 }
 

@@ -14,7 +14,7 @@ pub use store::Store;
 pub use weights::WeightStore;
 
 use crate::env::Env;
-use crate::fault::{Body, Change};
+use crate::fault::{Body, Change, NoteKind};
 use crate::message::{Msg, Plane};
 use crate::runtime::Actor;
 use crate::time::ps_from_s;
@@ -106,7 +106,7 @@ impl Cpu {
     /// A fault strikes this CPU, or is over.
     fn changed(&mut self, change: Change, env: &mut Env<'_, '_>) {
         match change {
-            Change::Pace | Change::Resumed => {}
+            Change::Pace => {}
             Change::Crashed => {
                 self.store.forget();
                 self.weights.forget();
@@ -114,8 +114,18 @@ impl Cpu {
                 self.clients_wait(env);
             }
             Change::Hung => self.clients_wait(env),
-            Change::Restarted => self.home.reconnect(env),
+            Change::Resumed => self.back(env),
+            Change::Restarted => {
+                self.back(env);
+                self.home.reconnect(env);
+            }
         }
+    }
+
+    /// It answers again.
+    fn back(&self, env: &mut Env<'_, '_>) {
+        let (now, me) = (env.now(), env.ctx.me());
+        env.tally.note(now, me, NoteKind::Recovered);
     }
 
     /// Clients wait for an answer for a while, and then turn to another CPU.

@@ -5,6 +5,7 @@ use super::home::mark_arrived;
 use super::open::{Open, Source};
 use crate::die::Watch;
 use crate::env::Env;
+use crate::fault::NoteKind;
 use crate::message::Msg;
 use crate::request::{ID, Outcome, RequestRecord, RequestSpec, Resubmitted};
 use crate::runtime::Actor;
@@ -197,6 +198,9 @@ impl Home {
         let now = env.now();
         let why = format!("{} did not answer", address(me, env));
         let closed = matches!(self.source, Source::Closed { .. });
+        if !self.open.is_empty() {
+            env.tally.note(now, me, NoteKind::Noticed);
+        }
         for (id, o) in std::mem::take(&mut self.open) {
             env.tally.retried.push((now, me, id));
             let r = Resubmitted {
@@ -207,6 +211,7 @@ impl Home {
                 retries: o.retries + 1,
                 cancelling: o.cancelling,
                 hops: 0,
+                left: me,
                 origin: o.origin.or(closed.then_some(me)),
                 die: o.die,
                 why: why.clone(),
@@ -252,6 +257,8 @@ impl Home {
             let wait_ps = ps_from_s(env.shared.serving.recovery.client_ms * 1e-3);
             self.pass_on(r, wait_ps, env);
         } else {
+            // Who came to the CPU that is gone is served here.
+            env.tally.note(env.ctx.now(), r.left, NoteKind::Recovered);
             self.take_in(r, env);
         }
     }
@@ -278,6 +285,7 @@ impl Home {
             retries: 0,
             cancelling: false,
             hops: 0,
+            left: me,
             origin: closed.then_some(me),
             die,
             why: String::new(),

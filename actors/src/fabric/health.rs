@@ -6,26 +6,27 @@
 //! found; a lane given up is tried again, so that traffic comes back. The sending and the receiving part of a
 //! message each bear the toll of the links on their own side.
 
-use std::collections::BTreeMap;
-
 use supernode_topology::{ActorId, Machine, Part};
 
-use super::toll::{Crossing, LinkState, Side, Terms, Toll, drawn, learn, one_way, rounds, spread};
+use super::side::{Side, View};
+use super::toll::{Crossing, LinkState, Terms, Toll, drawn, rounds};
 use crate::config::Recovery;
 use crate::fault::{Effect, Strike};
 use crate::runtime::Rng;
 use crate::time::{Ps, ps_from_s, ps_from_us};
 
-/// How a message crosses the lanes and chips of a side.
-type Way = fn(&Side, &[LinkState], &[LinkState], Crossing, &Terms, &mut Rng) -> Toll;
-
-/// The unhealthy links of one shard's nodes. Empty as long as no link fault has struck.
+/// The unhealthy links of one shard's nodes.
 #[derive(Clone, Debug)]
 pub struct Health {
-    /// By link, the faults in force with the time they struck.
-    struck: BTreeMap<u32, Vec<(Strike, Ps)>>,
-    /// By part and direction (out = true).
-    sides: BTreeMap<(u32, bool), Side>,
+    /// By link from `first_link` on, the faults in force with the time they struck; empty until the first strikes.
+    struck: Vec<Vec<(Strike, Ps)>>,
+    first_link: u32,
+    /// Faults in force, over all links.
+    strikes: u32,
+    /// Of parts that have met a fault, by part and direction (in, out); empty until the first strikes.
+    sides: Vec<Option<Box<Side>>>,
+    /// Sides that are there.
+    open: u32,
     terms: Terms,
 }
 
@@ -37,8 +38,11 @@ impl Health {
             * f64::from(machine.l2_chips_per_plane());
         let parts = f64::from(machine.dies_per_node()) * ub.npu_npu_write.inter_gb_per_s;
         Self {
-            struck: BTreeMap::new(),
-            sides: BTreeMap::new(),
+            struck: Vec::new(),
+            first_link: machine.die_count() + machine.cpu_count(),
+            strikes: 0,
+            sides: Vec::new(),
+            open: 0,
             terms: Terms {
                 ack_ps: ps_from_us(r.lane_ack_us),
                 reweigh_ps: ps_from_s(r.lane_reweigh_ms * 1e-3),
@@ -54,50 +58,65 @@ impl Health {
     /// Nothing is wrong and nobody believes so: the fast path.
     #[inline]
     pub fn is_clear(&self) -> bool {
-        self.sides.is_empty() && self.struck.is_empty()
+        self.open == 0 && self.strikes == 0
     }
 
     /// A fault strikes a link, or is over.
     pub fn strike(&mut self, link: ActorId, strike: Strike, now: Ps, machine: &Machine) {
-        let of_link = self.struck.entry(link.0).or_default();
+        let first_link = self.first_link;
+        self.struck
+            .resize_with((machine.actor_count() - first_link) as usize, Vec::new);
+        self.sides.resize(2 * first_link as usize, None);
+        let of_link = &mut self.struck[(link.0 - first_link) as usize];
+        let before = of_link.len() as u32;
         if strike.begins {
             of_link.push((strike, now));
         } else {
             of_link.retain(|(s, _)| s.fault != strike.fault);
-            if of_link.is_empty() {
-                self.struck.remove(&link.0);
-            }
         }
-        let (planes, chips) = (machine.planes(), machine.l2_chips_per_plane());
-        let sides = &mut self.sides;
-        let mut touch = |part: ActorId| {
-            for out in [true, false] {
-                sides.entry((part.0, out)).or_insert_with(|| Side {
-                    lanes: vec![1.0; planes as usize],
-                    chips: vec![1.0; (planes * chips) as usize],
-                    due_ps: None,
-                });
-            }
-        };
+        self.strikes = self.strikes - before + of_link.len() as u32;
         match machine.part(link) {
-            Part::DieLane { die, .. } => touch(machine.die(die)),
-            Part::CpuLane { cpu, .. } => touch(machine.cpu(cpu)),
+            Part::DieLane { die, .. } => self.touch(machine.die(die), machine),
+            Part::CpuLane { cpu, .. } => self.touch(machine.cpu(cpu), machine),
             Part::Uplink { node, .. } => {
-                for d in 0..machine.dies_per_node() {
-                    touch(machine.die(node * machine.dies_per_node() + d));
+                let (dies, cpus) = (machine.dies_per_node(), machine.cpus_per_node());
+                for d in node * dies..(node + 1) * dies {
+                    self.touch(machine.die(d), machine);
                 }
-                for c in 0..machine.cpus_per_node() {
-                    touch(machine.cpu(node * machine.cpus_per_node() + c));
+                for c in node * cpus..(node + 1) * cpus {
+                    self.touch(machine.cpu(c), machine);
                 }
             }
             _ => {}
         }
     }
 
-    /// One direction of a link at `now`.
-    pub fn state(&self, link: ActorId, out: bool, now: Ps) -> LinkState {
-        let mut state = LinkState::GOOD;
-        for (s, since) in self.struck.get(&link.0).into_iter().flatten() {
+    /// A link of this part has changed.
+    fn touch(&mut self, part: ActorId, machine: &Machine) {
+        let planes = machine.planes() as usize;
+        let chips = planes * machine.l2_chips_per_plane() as usize;
+        for side in &mut self.sides[2 * part.0 as usize..][..2] {
+            match side {
+                Some(side) => side.forget(),
+                None => {
+                    *side = Some(Box::new(Side::new(planes, chips)));
+                    self.open += 1;
+                }
+            }
+        }
+    }
+
+    /// The faults in force on a link.
+    fn of_link(&self, link: ActorId) -> &[(Strike, Ps)] {
+        self.struck
+            .get((link.0 - self.first_link) as usize)
+            .map_or(&[], Vec::as_slice)
+    }
+
+    /// One direction of a link at `now`, and until when it stays so if no fault strikes it or ends.
+    fn state(&self, link: ActorId, out: bool, now: Ps) -> (LinkState, Ps) {
+        let (mut state, mut until_ps) = (LinkState::GOOD, Ps::MAX);
+        for (s, since) in self.of_link(link) {
             let hit = if out { s.ways.out() } else { s.ways.inbound() };
             if !hit {
                 continue;
@@ -108,10 +127,16 @@ impl Health {
                 Effect::Jitter(ps) => state.jitter_ps += ps,
                 Effect::Loss(p) => state.loss = 1.0 - (1.0 - state.loss) * (1.0 - p),
                 Effect::Flap { period_ps, up } => {
-                    let at = (now - since) % period_ps.max(1);
-                    if at as f64 >= up * period_ps as f64 {
+                    let period_ps = period_ps.max(1);
+                    let at_ps = (now - since) % period_ps;
+                    let up_ps = (up * period_ps as f64).ceil() as Ps;
+                    let turns_ps = if at_ps >= up_ps {
                         state.factor = 0.0;
-                    }
+                        period_ps
+                    } else {
+                        up_ps
+                    };
+                    until_ps = until_ps.min(now + turns_ps - at_ps);
                 }
                 Effect::Down => state.factor = 0.0,
                 _ => {}
@@ -120,17 +145,21 @@ impl Health {
         if state.loss >= 1.0 {
             state.factor = 0.0;
         }
-        state
+        (state, until_ps)
     }
 
     /// What a message pays on the UB links of one side: lanes and, to or from another node, the node's uplinks.
     pub fn toll(&mut self, machine: &Machine, c: Crossing, now: Ps, rng: &mut Rng) -> Toll {
-        self.toll_of(machine, c, now, rng, spread)
+        self.toll_of(machine, c, now, |side, terms| {
+            side.spread(c.remote, c.bytes, terms, rng)
+        })
     }
 
     /// As `toll`, for a small message: it takes one lane and, to or from another node, one chip.
     pub fn small_toll(&mut self, machine: &Machine, c: Crossing, now: Ps, rng: &mut Rng) -> Toll {
-        self.toll_of(machine, c, now, rng, one_way)
+        self.toll_of(machine, c, now, |side, terms| {
+            side.one_way(c.remote, terms, rng)
+        })
     }
 
     fn toll_of(
@@ -138,42 +167,39 @@ impl Health {
         machine: &Machine,
         c: Crossing,
         now: Ps,
-        rng: &mut Rng,
-        how: Way,
+        pay: impl FnOnce(&mut Side, &Terms) -> Toll,
     ) -> Toll {
-        let key = (c.part.0, c.out);
-        if !self.sides.contains_key(&key) {
-            return Toll::NONE;
-        }
-        let (lanes, chips) = self.states(machine, c.part, c.out, now);
         let terms = self.terms;
-        let side = self.sides.get_mut(&key).expect("it was just there");
-        let found = learn(side, &lanes, &chips, &terms, now);
-        let mut toll = how(side, &lanes, &chips, c, &terms, rng);
+        let Some(side) = self.side(machine, c.part, c.out, now) else {
+            return Toll::NONE;
+        };
+        let found = side.learn(&terms, now);
+        let mut toll = pay(side, &terms);
         toll.found = found;
-        let trusted = side.lanes.iter().chain(&side.chips).all(|q| *q == 1.0);
-        if trusted && !self.is_struck(machine, c.part) {
-            self.sides.remove(&key);
+        if side.is_as_new() {
+            self.sides[index(c.part, c.out)] = None;
+            self.open -= 1;
         }
         toll
     }
 
-    /// A fault is in force on a lane of this part, or on an uplink of its node.
-    fn is_struck(&self, machine: &Machine, part: ActorId) -> bool {
-        let node = machine.node_of(part);
-        let struck = |link: ActorId| self.struck.contains_key(&link.0);
-        let chips = machine.l2_chips_per_plane();
-        (0..machine.planes()).any(|p| {
-            struck(lane(machine, part, p)) || (0..chips).any(|c| struck(machine.uplink(node, p, c)))
-        })
+    /// One direction of a part's links, if it has met a fault; how they are is known.
+    fn side(&mut self, machine: &Machine, part: ActorId, out: bool, now: Ps) -> Option<&mut Side> {
+        let at = index(part, out);
+        if !self.sides.get(at)?.as_ref()?.knows(now) {
+            let view = self.view(machine, part, out, now);
+            let terms = self.terms;
+            self.sides[at].as_mut()?.look(view, &terms);
+        }
+        self.sides[at].as_deref_mut()
     }
 
     /// What a message pays on a link that is the only way of its kind (die-to-die link, RDMA or VPC port).
     pub fn port_toll(&self, link: ActorId, out: bool, bytes: u64, now: Ps, rng: &mut Rng) -> Toll {
-        if !self.struck.contains_key(&link.0) {
+        if self.of_link(link).is_empty() {
             return Toll::NONE;
         }
-        let s = self.state(link, out, now);
+        let (s, _) = self.state(link, out, now);
         if s.factor == 0.0 {
             return Toll {
                 lost: true,
@@ -192,27 +218,23 @@ impl Health {
     }
 
     /// No lane of `part` lets anything through in this direction.
-    pub fn is_cut_off(&self, machine: &Machine, part: ActorId, out: bool, now: Ps) -> bool {
-        if !self.sides.contains_key(&(part.0, out)) {
-            return false;
-        }
-        (0..machine.planes()).all(|p| self.state(lane(machine, part, p), out, now).factor == 0.0)
+    pub fn is_cut_off(&mut self, machine: &Machine, part: ActorId, out: bool, now: Ps) -> bool {
+        self.side(machine, part, out, now)
+            .is_some_and(|side| side.is_cut_off())
     }
 
-    /// All lanes of a part, and its node's uplinks by plane and chip.
-    fn states(
-        &self,
-        machine: &Machine,
-        part: ActorId,
-        out: bool,
-        now: Ps,
-    ) -> (Vec<LinkState>, Vec<LinkState>) {
+    /// How all lanes of a part are, and its node's uplinks.
+    fn view(&self, machine: &Machine, part: ActorId, out: bool, now: Ps) -> View {
         let node = machine.node_of(part);
-        let both_ways = |link: ActorId| {
-            if !self.struck.contains_key(&link.0) {
+        let (mut until_ps, mut struck) = (Ps::MAX, false);
+        let mut both_ways = |link: ActorId| {
+            if self.of_link(link).is_empty() {
                 return LinkState::GOOD;
             }
-            let (mut s, back) = (self.state(link, out, now), self.state(link, !out, now));
+            struck = true;
+            let ((mut s, until), (back, back_until)) =
+                (self.state(link, out, now), self.state(link, !out, now));
+            until_ps = until_ps.min(until).min(back_until);
             s.ack_late_ps = back.delay_ps + back.jitter_ps;
             s.ack_loss = if back.factor == 0.0 { 1.0 } else { back.loss };
             s
@@ -224,8 +246,18 @@ impl Health {
             .flat_map(|p| (0..machine.l2_chips_per_plane()).map(move |c| (p, c)))
             .map(|(p, c)| both_ways(machine.uplink(node, p, c)))
             .collect();
-        (lanes, chips)
+        View {
+            lanes,
+            chips,
+            until_ps,
+            struck,
+        }
     }
+}
+
+/// Of a part's side among those of all.
+fn index(part: ActorId, out: bool) -> usize {
+    2 * part.0 as usize + usize::from(out)
 }
 
 fn lane(machine: &Machine, part: ActorId, plane: u32) -> ActorId {
@@ -322,6 +354,79 @@ mod tests {
         }
         assert!(at(&mut h, &m, 0, false, 0).lost);
         assert!(h.is_cut_off(&m, m.die(0), true, 5) && !h.is_cut_off(&m, m.die(1), true, 5));
+    }
+
+    /// Some fault on some lane or uplink of node 0.
+    fn some_strike(m: &Machine, fault: u32, rng: &mut Rng) -> (ActorId, Strike) {
+        let plane = rng.below(u64::from(m.planes())) as u32;
+        let link = match rng.below(3) {
+            0 => m.uplink(
+                0,
+                plane,
+                rng.below(u64::from(m.l2_chips_per_plane())) as u32,
+            ),
+            1 => m.cpu_lane(0, plane),
+            _ => m.die_lane(rng.below(2) as u32, plane),
+        };
+        let share = rng.f64();
+        let effect = match rng.below(6) {
+            0 => Effect::Slow(share),
+            1 => Effect::Delay(rng.below(5_000_000)),
+            2 => Effect::Jitter(rng.below(5_000_000)),
+            3 => Effect::Loss(share / 100.0),
+            4 => Effect::Flap {
+                period_ps: 1 + rng.below(20_000_000_000),
+                up: share,
+            },
+            _ => Effect::Down,
+        };
+        let ways = [Ways::Both, Ways::Out, Ways::In][rng.below(3) as usize];
+        let strike = strike(fault, effect, true);
+        (link, Strike { ways, ..strike })
+    }
+
+    #[test]
+    fn what_is_kept_is_what_a_fresh_look_gives() {
+        let m = machine();
+        let mut rng = Rng::new(5, 5);
+        let mut kept = Health::new(&m, &Recovery::default());
+        let mut fresh = kept.clone();
+        let (mut draws, mut draws_fresh) = (Rng::new(6, 6), Rng::new(6, 6));
+        let (mut now, mut on, mut paid, mut found) = (0, Vec::new(), 0, 0);
+        for round in 0..30_000 {
+            now += rng.below(2 * crate::time::PS_PER_MS);
+            if rng.below(100) == 0 {
+                let (link, strike) = if on.len() > 12 || rng.below(3) == 0 && !on.is_empty() {
+                    let (link, strike) = on.swap_remove(rng.below(on.len() as u64) as usize);
+                    let begins = false;
+                    (link, Strike { begins, ..strike })
+                } else {
+                    on.push(some_strike(&m, round, &mut rng));
+                    on[on.len() - 1]
+                };
+                kept.strike(link, strike, now, &m);
+                fresh.strike(link, strike, now, &m);
+            }
+            for side in fresh.sides.iter_mut().flatten() {
+                side.forget();
+            }
+            let part = [m.die(0), m.die(1), m.cpu(0)][rng.below(3) as usize];
+            let c = Crossing {
+                part,
+                out: rng.below(2) == 0,
+                remote: rng.below(2) == 0,
+                bytes: rng.below(1 << 22),
+            };
+            let how = [Health::toll, Health::small_toll][rng.below(2) as usize];
+            let toll = how(&mut kept, &m, c, now, &mut draws);
+            assert_eq!(toll, how(&mut fresh, &m, c, now, &mut draws_fresh), "{c:?}");
+            let cut_off = kept.is_cut_off(&m, part, c.out, now);
+            assert_eq!(cut_off, fresh.is_cut_off(&m, part, c.out, now));
+            paid += u32::from(toll != Toll::NONE);
+            found += u32::from(toll.found.is_some());
+        }
+        assert_eq!(draws, draws_fresh);
+        assert!(paid > 10_000 && found > 500, "{paid} paid, {found} found");
     }
 
     fn small(h: &mut Health, m: &Machine, die: u32, now: Ps, rng: &mut Rng) -> Toll {

@@ -10,6 +10,7 @@ mod paths;
 mod phase;
 mod serving;
 mod shape;
+mod side;
 mod sorting;
 mod toll;
 

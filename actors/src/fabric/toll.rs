@@ -120,218 +120,205 @@ pub struct Terms {
     pub slack: f64,
 }
 
-/// What a part believes of its own side, one direction.
-#[derive(Clone, Debug)]
-pub struct Side {
-    pub lanes: Vec<f64>,
-    /// By plane, then L2 chip.
-    pub chips: Vec<f64>,
-    /// When it will have found out that this is no longer so.
-    pub due_ps: Option<Ps>,
+/// How a message that is spread over planes and chips fares: all but what is drawn for each.
+#[derive(Clone, Copy, Debug)]
+pub struct Spread {
+    stretch: f64,
+    delay_ps: Ps,
+    jitter_ps: Ps,
+    lossy: f64,
+    /// A stripe goes where nothing gets through.
+    missed: bool,
+    lost: bool,
 }
 
-/// Brings a belief up to date once the time that finding out takes is over.
-pub fn learn(
-    side: &mut Side,
-    lanes: &[LinkState],
-    chips: &[LinkState],
-    terms: &Terms,
-    now: Ps,
-) -> Option<Found> {
-    let is: Vec<f64> = lanes
-        .iter()
-        .chain(chips)
-        .map(|s| s.quality(terms))
-        .collect();
-    let believed = side.lanes.iter().chain(&side.chips);
-    let (mut dead, mut worse, mut better) = (false, false, false);
-    for (b, q) in believed.zip(&is) {
-        dead |= *q == 0.0 && *b > 0.0;
-        worse |= q < b;
-        better |= q > b;
-    }
-    if !worse && !better {
-        side.due_ps = None;
-        return None;
-    }
-    let due = *side.due_ps.get_or_insert(
-        now + if dead {
-            terms.ack_ps
-        } else if worse {
-            terms.reweigh_ps
-        } else {
-            terms.probe_ps
-        },
-    );
-    if now < due {
-        return None;
-    }
-    side.due_ps = None;
-    let n = side.lanes.len();
-    side.lanes.copy_from_slice(&is[..n]);
-    side.chips.copy_from_slice(&is[n..]);
-    Some(if worse { Found::Worse } else { Found::Better })
-}
-
-/// What happens to a small message, which takes one lane and, to or from another node, one chip: picked by what the side
-/// believes of them.
-pub fn one_way(
-    side: &Side,
-    lanes: &[LinkState],
-    chips: &[LinkState],
-    crossing: Crossing,
-    terms: &Terms,
-    rng: &mut Rng,
-) -> Toll {
-    let remote = crossing.remote;
-    let per_plane = chips.len() / lanes.len();
-    // Each way, what is believed of it, and whether it is one.
-    let ways = |p: usize| {
-        let of = if remote { per_plane } else { 1 };
-        (0..of).map(move |chip| (p, p * per_plane + chip))
-    };
-    let all: Vec<(f64, LinkState)> = (0..lanes.len())
-        .flat_map(ways)
-        .map(|(p, chip)| {
+impl Spread {
+    /// `believed` of lanes, then of chips, by which the sender spreads.
+    pub fn new(
+        believed: &[f64],
+        lanes: &[LinkState],
+        chips: &[LinkState],
+        remote: bool,
+        terms: &Terms,
+    ) -> Self {
+        let n = lanes.len();
+        let per_plane = chips.len() / n;
+        let (lanes_held, chips_held) = believed.split_at(n);
+        // Share of a lane's rate that gets through each plane, as it is and as it is believed to be.
+        let mut rate = vec![0.0; n];
+        let mut weight = vec![0.0; n];
+        let (mut missed, mut delay_ps, mut jitter_ps, mut lossy) = (false, 0, 0, 0.0f64);
+        for p in 0..n {
+            let lane = lanes[p];
+            let mut believed = lanes_held[p];
+            let mut through = lane.factor;
+            let (mut chip_delay, mut chip_jitter, mut chip_loss) = (0, 0, 0.0);
             if remote {
-                let held = side.lanes[p] * side.chips[chip];
-                (held, lanes[p].then(&chips[chip]))
-            } else {
-                (side.lanes[p], lanes[p])
+                let of = p * per_plane..(p + 1) * per_plane;
+                let (is, hold) = (&chips[of.clone()], &chips_held[of]);
+                let sum: f64 = hold.iter().sum();
+                // All given up: all are tried.
+                let share = |c: usize| {
+                    if sum > 0.0 {
+                        hold[c] / sum
+                    } else {
+                        1.0 / per_plane as f64
+                    }
+                };
+                let mut slowest = f64::INFINITY;
+                for (c, chip) in is.iter().enumerate() {
+                    let w = share(c);
+                    if w == 0.0 {
+                        continue;
+                    }
+                    if chip.factor == 0.0 {
+                        missed |= believed > 0.0;
+                        continue;
+                    }
+                    slowest = slowest.min(chip.factor / (w * per_plane as f64));
+                    chip_delay = chip_delay.max(chip.delay_ps);
+                    chip_jitter = chip_jitter.max(chip.jitter_ps);
+                    chip_loss += w * chip.loss;
+                }
+                through *= if slowest.is_finite() {
+                    (terms.slack * slowest).min(1.0)
+                } else {
+                    0.0
+                };
+                believed *= (terms.slack * sum / per_plane as f64).min(1.0);
             }
-        })
-        .collect();
-    let mut toll = Toll::NONE;
-    if all.iter().all(|(_, s)| s.factor == 0.0) {
-        toll.lost = true;
-        return toll;
-    }
-    let mut open: Vec<usize> = (0..all.len()).collect();
-    loop {
-        let sum: f64 = open.iter().map(|&i| all[i].0).sum();
-        // Nothing that is left is believed in: all that is left is tried.
-        let weight = |i: usize| if sum > 0.0 { all[i].0 } else { 1.0 };
-        let total: f64 = open.iter().map(|&i| weight(i)).sum();
-        let mut left = rng.f64() * total;
-        let mut at = open.len() - 1;
-        for (k, &i) in open.iter().enumerate() {
-            left -= weight(i);
-            if left < 0.0 {
-                at = k;
-                break;
+            rate[p] = through;
+            weight[p] = believed;
+            if believed > 0.0 {
+                missed |= through == 0.0;
+                delay_ps = delay_ps.max(lane.delay_ps + chip_delay);
+                jitter_ps = jitter_ps.max(lane.jitter_ps + chip_jitter);
+                lossy = lossy.max(1.0 - (1.0 - lane.loss) * (1.0 - chip_loss));
             }
         }
-        let way = all[open.swap_remove(at)].1;
-        if way.factor > 0.0 {
-            toll.extra_ps += way.delay_ps
-                + drawn(way.jitter_ps, rng)
-                + rounds(way.loss.min(0.99), 1, rng) * terms.ack_ps;
+        let live: f64 = (0..n).filter(|&p| rate[p] > 0.0).map(|p| weight[p]).sum();
+        // Nothing that is believed in is up: whatever is up is tried.
+        let alive = rate.iter().filter(|r| **r > 0.0).count() as f64;
+        let share = |p: usize| {
+            if live > 0.0 {
+                weight[p] / live
+            } else {
+                1.0 / alive
+            }
+        };
+        let slowest = (0..n)
+            .filter(|&p| rate[p] > 0.0)
+            .map(|p| share(p) / rate[p])
+            .fold(0.0, f64::max);
+        Self {
+            stretch: (n as f64 * slowest).max(1.0),
+            delay_ps,
+            jitter_ps,
+            lossy: lossy.min(0.99),
+            missed,
+            lost: rate.iter().all(|r| *r == 0.0),
+        }
+    }
+
+    /// What it is for a message of `bytes` over `lanes` lanes.
+    pub fn toll(&self, lanes: usize, bytes: u64, terms: &Terms, rng: &mut Rng) -> Toll {
+        if self.lost {
+            return Toll {
+                lost: true,
+                ..Toll::NONE
+            };
+        }
+        let on_lane = (bytes / lanes as u64).div_ceil(terms.packet_bytes).max(1);
+        let rounds = rounds(self.lossy, on_lane, rng) + u64::from(self.missed);
+        let again = if self.missed {
+            bytes / lanes as u64
+        } else {
+            (bytes as f64 / lanes as f64 * self.lossy / (1.0 - self.lossy)).round() as u64
+        };
+        Toll {
+            stretch: self.stretch,
+            extra_ps: self.delay_ps + drawn(self.jitter_ps, rng) + rounds * terms.ack_ps,
+            resent_bytes: again,
+            lost: false,
+            found: None,
+        }
+    }
+}
+
+/// The ways that a small message can take: one lane and, to or from another node, one chip.
+#[derive(Clone, Debug)]
+pub struct OneWay {
+    /// What is believed of each way.
+    held: Vec<f64>,
+    is: Vec<LinkState>,
+    lost: bool,
+}
+
+impl OneWay {
+    /// `believed` of lanes, then of chips.
+    pub fn new(believed: &[f64], lanes: &[LinkState], chips: &[LinkState], remote: bool) -> Self {
+        let (lanes_held, chips_held) = believed.split_at(lanes.len());
+        let (held, is): (Vec<f64>, Vec<LinkState>) = if remote {
+            let per_plane = chips.len() / lanes.len();
+            let way = |(i, chip): (usize, &LinkState)| {
+                let p = i / per_plane;
+                (lanes_held[p] * chips_held[i], lanes[p].then(chip))
+            };
+            chips.iter().enumerate().map(way).unzip()
+        } else {
+            (lanes_held.to_vec(), lanes.to_vec())
+        };
+        Self {
+            lost: is.iter().all(|s| s.factor == 0.0),
+            held,
+            is,
+        }
+    }
+
+    /// What happens to a message: its way is picked by what is believed.
+    pub fn toll(&self, terms: &Terms, rng: &mut Rng) -> Toll {
+        let mut toll = Toll::NONE;
+        if self.lost {
+            toll.lost = true;
             return toll;
         }
-        // No acknowledgement comes, and another way is tried.
-        toll.extra_ps += terms.ack_ps;
+        // Those not tried yet, once one was in vain.
+        let mut open: Vec<u16> = Vec::new();
+        let mut at = pick(&self.held, rng);
+        let mut way = at;
+        loop {
+            let is = &self.is[way];
+            if is.factor > 0.0 {
+                toll.extra_ps += is.delay_ps
+                    + drawn(is.jitter_ps, rng)
+                    + rounds(is.loss.min(0.99), 1, rng) * terms.ack_ps;
+                return toll;
+            }
+            // No acknowledgement comes, and another way is tried.
+            toll.extra_ps += terms.ack_ps;
+            if open.is_empty() {
+                open.extend(0..self.is.len() as u16);
+            }
+            open.swap_remove(at);
+            let held: Vec<f64> = open.iter().map(|&i| self.held[usize::from(i)]).collect();
+            at = pick(&held, rng);
+            way = usize::from(open[at]);
+        }
     }
 }
 
-/// Spreads a message over planes and chips as the side believes it should, and sums up what happens to it.
-pub fn spread(
-    side: &Side,
-    lanes: &[LinkState],
-    chips: &[LinkState],
-    crossing: Crossing,
-    terms: &Terms,
-    rng: &mut Rng,
-) -> Toll {
-    let Crossing { remote, bytes, .. } = crossing;
-    let n = lanes.len();
-    let per_plane = chips.len() / n;
-    // Share of a lane's rate that gets through each plane, as it is and as it is believed to be.
-    let mut rate = vec![0.0; n];
-    let mut weight = vec![0.0; n];
-    let (mut missed, mut delay_ps, mut jitter_ps, mut lossy) = (false, 0, 0, 0.0f64);
-    for p in 0..n {
-        let lane = lanes[p];
-        let mut believed = side.lanes[p];
-        let mut through = lane.factor;
-        let (mut chip_delay, mut chip_jitter, mut chip_loss) = (0, 0, 0.0);
-        if remote {
-            let of = p * per_plane..(p + 1) * per_plane;
-            let (is, hold) = (&chips[of.clone()], &side.chips[of]);
-            let sum: f64 = hold.iter().sum();
-            // All given up: all are tried.
-            let share = |c: usize| {
-                if sum > 0.0 {
-                    hold[c] / sum
-                } else {
-                    1.0 / per_plane as f64
-                }
-            };
-            let mut slowest = f64::INFINITY;
-            for (c, chip) in is.iter().enumerate() {
-                let w = share(c);
-                if w == 0.0 {
-                    continue;
-                }
-                if chip.factor == 0.0 {
-                    missed |= believed > 0.0;
-                    continue;
-                }
-                slowest = slowest.min(chip.factor / (w * per_plane as f64));
-                chip_delay = chip_delay.max(chip.delay_ps);
-                chip_jitter = chip_jitter.max(chip.jitter_ps);
-                chip_loss += w * chip.loss;
-            }
-            through *= if slowest.is_finite() {
-                (terms.slack * slowest).min(1.0)
-            } else {
-                0.0
-            };
-            believed *= (terms.slack * sum / per_plane as f64).min(1.0);
-        }
-        rate[p] = through;
-        weight[p] = believed;
-        if believed > 0.0 {
-            missed |= through == 0.0;
-            delay_ps = delay_ps.max(lane.delay_ps + chip_delay);
-            jitter_ps = jitter_ps.max(lane.jitter_ps + chip_jitter);
-            lossy = lossy.max(1.0 - (1.0 - lane.loss) * (1.0 - chip_loss));
+/// Draws one of several ways by what is believed of them; if nothing is believed in, all are alike.
+fn pick(held: &[f64], rng: &mut Rng) -> usize {
+    let sum: f64 = held.iter().sum();
+    let total = if sum > 0.0 { sum } else { held.len() as f64 };
+    let mut left = rng.f64() * total;
+    for (i, &h) in held.iter().enumerate() {
+        left -= if sum > 0.0 { h } else { 1.0 };
+        if left < 0.0 {
+            return i;
         }
     }
-    let live: f64 = (0..n).filter(|&p| rate[p] > 0.0).map(|p| weight[p]).sum();
-    if rate.iter().all(|r| *r == 0.0) {
-        return Toll {
-            lost: true,
-            ..Toll::NONE
-        };
-    }
-    // Nothing that is believed in is up: whatever is up is tried.
-    let alive = rate.iter().filter(|r| **r > 0.0).count() as f64;
-    let share = |p: usize| {
-        if live > 0.0 {
-            weight[p] / live
-        } else {
-            1.0 / alive
-        }
-    };
-    let slowest = (0..n)
-        .filter(|&p| rate[p] > 0.0)
-        .map(|p| share(p) / rate[p])
-        .fold(0.0, f64::max);
-    let lossy = lossy.min(0.99);
-    let on_lane = (bytes / n as u64).div_ceil(terms.packet_bytes).max(1);
-    let rounds = rounds(lossy, on_lane, rng) + u64::from(missed);
-    let again = if missed {
-        bytes / n as u64
-    } else {
-        (bytes as f64 / n as f64 * lossy / (1.0 - lossy)).round() as u64
-    };
-    Toll {
-        stretch: (n as f64 * slowest).max(1.0),
-        extra_ps: delay_ps + drawn(jitter_ps, rng) + rounds * terms.ack_ps,
-        resent_bytes: again,
-        lost: false,
-        found: None,
-    }
+    held.len() - 1
 }
 
 pub fn drawn(most_ps: Ps, rng: &mut Rng) -> Ps {

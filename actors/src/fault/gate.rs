@@ -134,7 +134,7 @@ fn is_small(msg: &Msg) -> bool {
 
 impl Env<'_, '_> {
     /// No lane lets anything in.
-    fn is_cut_off(&self) -> bool {
+    fn is_cut_off(&mut self) -> bool {
         let (me, now) = (ActorId(self.ctx.me()), self.now());
         let machine = &self.shared.machine;
         self.fabric.health.is_cut_off(machine, me, false, now)
