@@ -377,6 +377,7 @@ fn a_layout_that_does_not_fit_is_refused_with_the_sum() {
             "decode die does not fit in its 64 GB of HBM",
             "160 experts a layer",
             "434.9 GB",
+            "(fewer experts a die), or make batches smaller",
         ],
     );
     refused("cache.nodes=1000", &["cache.nodes = 1000", "48 nodes"]);

@@ -23,6 +23,8 @@ pub struct DieMemory {
     pub staging_bytes: f64,
     /// Activations and the runtime.
     pub workspace_bytes: f64,
+    /// Weights could take half of what they do: they are in BF16.
+    pub weights_can_shrink: bool,
 }
 
 /// What the memory of a die depends on besides model and precision.
@@ -94,6 +96,7 @@ impl DieMemory {
                 0.0
             },
             workspace_bytes: u.hbm_gb * 1e9 * cal.memory.workspace_share,
+            weights_can_shrink: serving.precision.weights == Number::Bf16,
         }
     }
 
@@ -117,10 +120,15 @@ impl DieMemory {
         if left > 0.0 {
             return Ok(left);
         }
+        let smaller = if self.weights_can_shrink {
+            " set precision.weights = \"int8\","
+        } else {
+            ""
+        };
         Err(format!(
             "a {who} die does not fit in its {} GB of HBM: attention {:.1} + dense layers {:.1} + {} experts a layer {:.1} + \
              head {:.1} + communication buffers {:.1} + experts on the move {:.1} + workspace {:.1} = {:.1} GB; raise \
-             {instances}.npus_per_instance (fewer experts a die), set precision.weights = \"int8\", or make batches smaller",
+             {instances}.npus_per_instance (fewer experts a die),{smaller} or make batches smaller",
             gb(self.hbm_bytes),
             gb(self.attention_bytes),
             gb(self.dense_bytes),
