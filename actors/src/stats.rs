@@ -68,7 +68,8 @@ impl<const SUB: u32> Hist<SUB> {
     /// Records many durations, each below 2^48 ps (281 s), in one go: two sets of buckets in turn, so that an increment
     /// need not wait for the one before it.
     pub fn record_all(&mut self, all_ps: &[Ps]) {
-        const BUCKETS: usize = 1024;
+        // Up to 8 s where there are eight buckets to a power of two.
+        const BUCKETS: usize = 256;
         let mut most = 0;
         let mut sum_ps = 0u128;
         for part in all_ps.chunks(1 << 16) {
@@ -88,9 +89,6 @@ impl<const SUB: u32> Hist<SUB> {
             self.counts.resize(used, 0);
         }
         let mut turns = [[0u32; BUCKETS]; 2];
-        for t in &mut turns {
-            t[..used].fill(0);
-        }
         let pairs = all_ps.chunks_exact(2);
         for &ps in pairs.remainder() {
             turns[0][Self::bucket(ps) % BUCKETS] += 1;

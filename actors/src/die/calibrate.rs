@@ -1,6 +1,7 @@
 //! Step fidelity: steps (or batches) are drawn from those of the same run that were simulated message by
-//! message under the same condition. What is drawn is the ratio of the simulated duration to the operators'
-//! own estimate, so a condition is a class of similar steps, not one exact batch.
+//! message under about the same condition. What is drawn is the ratio of the simulated duration to the operators'
+//! own estimate. It changes little by little with batch and context, so a plane through the nearest simulated steps says
+//! what it is between them. How far one of those around is off its own plane is what a single step differs by.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,8 @@ use crate::config::FidelitySpec;
 use crate::runtime::Rng;
 use crate::stats::FidelityStats;
 use crate::time::Ps;
+
+use super::surface::{Place, Plane, Sample, distance2};
 
 /// What a step's duration depends on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,11 +29,24 @@ pub struct Condition {
     pub experts: u32,
 }
 
-/// Conditions that share their draws: batch and context within a factor.
+/// Conditions whose stage times are taken together: batch and context within a factor.
 pub type Class = (bool, u32, u32, u32, u32, u32);
 
-/// A draw comes from a step whose batch (of the group, and of its fullest rank) differs by this factor at most.
-const NEAR: f64 = 1.15;
+/// Conditions that share their draws: microbatches, epoch, experts.
+type Key = (bool, u32, u32);
+
+/// A draw needs simulated steps whose batch (of the group, and of its fullest rank) and context per request differ by
+/// these factors at most, or by less in each when they differ in several.
+const NEAR: [f64; 3] = [2.0, 1.5, 4.0];
+
+/// Where those near enough are off their plane by more than this share, twice as many are asked for.
+const AGREE: f64 = 0.02;
+
+/// What single steps differ by is taken from simulated ones that are less than this many times `NEAR` away, squared.
+const AROUND2: f64 = 9.0;
+
+/// Contexts per request below this are alike: attention to them costs next to nothing.
+const CONTEXT_MIN: u64 = 64;
 
 /// Draws after which the next one is checked at message level: early ones tell soon how far off draws are, later
 /// ones come every `recheck_every`.
@@ -40,15 +56,33 @@ impl Condition {
     pub fn class(&self) -> Class {
         // Powers of two of the total batch and of the fullest rank's, powers of four of its context per request.
         let log2 = |x: u64| 64 - x.leading_zeros();
-        let per_request = self.context_max / u64::from(self.requests_max.max(1));
         (
             self.microbatch,
             log2(u64::from(self.requests)),
             log2(u64::from(self.requests_max)),
-            log2(per_request) / 2,
+            log2(self.context_per_request()) / 2,
             self.epoch,
             self.experts,
         )
+    }
+
+    /// Of the rank that has most.
+    fn context_per_request(&self) -> u64 {
+        self.context_max / u64::from(self.requests_max.max(1))
+    }
+
+    fn key(&self) -> Key {
+        (self.microbatch, self.epoch, self.experts)
+    }
+
+    /// Where it lies among the conditions of its key: one apart is as far as `NEAR` allows.
+    fn place(&self) -> Place {
+        let of = [
+            f64::from(self.requests.max(1)),
+            f64::from(self.requests_max.max(1)),
+            self.context_per_request().max(CONTEXT_MIN) as f64,
+        ];
+        std::array::from_fn(|i| of[i].ln() / NEAR[i].ln())
     }
 }
 
@@ -62,56 +96,101 @@ pub enum Verdict {
     Check(f64),
 }
 
-/// A step that was simulated.
-#[derive(Clone, Copy, Debug)]
-struct Sample {
-    requests: u32,
-    requests_max: u32,
-    ratio: f64,
+/// Simulated steps of one key.
+#[derive(Debug, Default)]
+struct Known {
+    samples: Vec<Sample>,
+    /// What each is off the plane around it, relative to it.
+    off: Vec<f64>,
+    /// The class of each.
+    classes: Vec<Class>,
+    replaced: usize,
 }
 
-impl Sample {
-    /// Whether a step under `c` is about like this one.
-    fn is_near(&self, c: &Condition) -> bool {
-        let near = |a: u32, b: u32| {
-            let (a, b) = (f64::from(a.max(1)), f64::from(b.max(1)));
-            a.max(b) <= NEAR * a.min(b)
+/// Samples kept per key; later ones replace earlier ones in turn.
+const KEPT: usize = 256;
+
+impl Known {
+    fn learn(&mut self, c: &Condition, ratio: f64) {
+        let sample = Sample {
+            at: c.place(),
+            ratio,
         };
-        near(self.requests, c.requests) && near(self.requests_max, c.requests_max)
+        if self.samples.len() < KEPT {
+            self.samples.push(sample);
+            self.classes.push(c.class());
+        } else {
+            self.replaced = (self.replaced + 1) % KEPT;
+            self.samples[self.replaced] = sample;
+            self.classes[self.replaced] = c.class();
+        }
+        let planes = self
+            .samples
+            .iter()
+            .map(|s| (s, Plane::around(&s.at, &self.samples)));
+        let off = planes.map(|(s, plane)| s.ratio / plane.ratio - 1.0);
+        self.off = off.collect();
+    }
+
+    /// What one of the steps around a place is off its plane, drawn at random.
+    fn draw_off(&self, at: &Place, rng: &mut Rng) -> f64 {
+        let around = |s: &&(&Sample, &f64)| distance2(at, &s.0.at) < AROUND2;
+        let all = || self.samples.iter().zip(&self.off);
+        let n = all().filter(|s| around(&s)).count();
+        if n == 0 {
+            return 0.0;
+        }
+        let drawn = rng.below(n as u64) as usize;
+        *all()
+            .filter(|s| around(&s))
+            .nth(drawn)
+            .expect("there are n of them")
+            .1
+    }
+
+    /// Samples that are near enough to a place for a draw, and the nearest of all.
+    fn near(&self, at: &Place) -> (usize, usize) {
+        let (mut near, mut nearest) = (0, (f64::INFINITY, 0));
+        for (i, s) in self.samples.iter().enumerate() {
+            let d2 = distance2(at, &s.at);
+            near += usize::from(d2 <= 1.0);
+            if d2 < nearest.0 {
+                nearest = (d2, i);
+            }
+        }
+        (near, nearest.1)
     }
 }
 
 #[derive(Debug, Default)]
 pub struct Calibrator {
-    samples: BTreeMap<Class, Vec<Sample>>,
+    known: BTreeMap<Key, Known>,
     drawn: u64,
-    replaced: usize,
     /// The step that is running is simulated, not drawn.
     pub simulated: bool,
+    /// Class of the simulated step that is most like the one that was drawn last.
+    like: Class,
 }
-
-/// Samples kept per class; later ones replace earlier ones in turn.
-const KEPT: usize = 64;
 
 impl Calibrator {
     pub fn decide(&mut self, c: &Condition, spec: &FidelitySpec, rng: &mut Rng) -> Verdict {
-        let Some(samples) = self.samples.get(&c.class()) else {
+        let Some(known) = self.known.get(&c.key()) else {
             return Verdict::Simulate;
         };
-        if samples.len() < spec.calibration_steps.max(1) as usize {
+        let at = c.place();
+        let (near, nearest) = known.near(&at);
+        let enough = spec.calibration_steps.max(1) as usize;
+        let may_learn = known.samples.len() < KEPT;
+        if may_learn && near < enough {
             return Verdict::Simulate;
         }
-        let near = samples.iter().filter(|s| s.is_near(c));
-        let n = near.clone().count();
-        if n == 0 && samples.len() < KEPT {
+        let plane = Plane::around(&at, &known.samples);
+        let disagree = |&(off, d2): &(f64, f64)| d2 <= 1.0 && off.abs() > AGREE;
+        if may_learn && near < 2 * enough && plane.off().iter().any(disagree) {
             return Verdict::Simulate;
         }
-        let ratio = if n > 0 {
-            let drawn = rng.below(n as u64) as usize;
-            near.clone().nth(drawn).expect("there are n of them").ratio
-        } else {
-            samples[rng.below(samples.len() as u64) as usize].ratio
-        };
+        let ratio = plane.ratio * (1.0 + known.draw_off(&at, rng));
+        self.like = known.classes[nearest];
         self.drawn += 1;
         let every = u64::from(spec.recheck_every);
         if every > 0 && (self.drawn.is_multiple_of(every) || EARLY_CHECKS.contains(&self.drawn)) {
@@ -121,20 +200,14 @@ impl Calibrator {
         }
     }
 
+    /// The class of a step that ran under `c`: where it was drawn, that of the simulated step most like it.
+    pub fn class(&self, c: &Condition) -> Class {
+        if self.simulated { c.class() } else { self.like }
+    }
+
     /// What a simulated step under this condition took, by the estimate: of this group, or of one that is alike.
     pub fn learn(&mut self, c: &Condition, ratio: f64) {
-        let samples = self.samples.entry(c.class()).or_default();
-        let sample = Sample {
-            requests: c.requests,
-            requests_max: c.requests_max,
-            ratio,
-        };
-        if samples.len() < KEPT {
-            samples.push(sample);
-        } else {
-            self.replaced += 1;
-            samples[self.replaced % KEPT] = sample;
-        }
+        self.known.entry(c.key()).or_default().learn(c, ratio);
     }
 
     /// A step has ended after `duration_ps`; `drawn_ps` is the draw that was used or is checked.
@@ -174,28 +247,75 @@ mod tests {
         }
     }
 
-    #[test]
-    fn steps_are_drawn_from_those_with_about_the_same_batch() {
+    /// Draws of a step of so many requests; `None`: it is to be simulated.
+    fn draws(c: &mut Calibrator, requests: u32) -> Vec<f64> {
         let spec = FidelitySpec {
             calibration_steps: 2,
+            recheck_every: 0,
             ..FidelitySpec::default()
         };
-        let (mut c, mut rng) = (Calibrator::default(), Rng::new(1, 1));
-        // All in one class: 512 to 1,023 requests.
+        let mut rng = Rng::new(1, 1);
+        let decided = (0..50).map(|_| c.decide(&condition(requests), &spec, &mut rng));
+        let ratio = |v| match v {
+            Verdict::Draw(ratio) => Some(ratio),
+            _ => None,
+        };
+        decided.filter_map(ratio).collect()
+    }
+
+    #[test]
+    fn steps_are_drawn_from_those_with_about_the_same_batch() {
+        let mut c = Calibrator::default();
+        assert!(draws(&mut c, 560).is_empty());
         c.learn(&condition(520), 1.0);
-        c.learn(&condition(540), 1.1);
-        for _ in 0..20 {
-            let drawn = c.decide(&condition(560), &spec, &mut rng);
-            assert!(matches!(drawn, Verdict::Draw(r) if r == 1.0 || r == 1.1));
+        assert!(
+            draws(&mut c, 560).is_empty(),
+            "one step tells nothing of how they vary"
+        );
+        c.learn(&condition(540), 1.01);
+        let few = draws(&mut c, 560);
+        assert_eq!(few.len(), 50);
+        // Around the mean of the two, and as far from it as they are.
+        assert!(few.iter().all(|r| (0.995..1.015).contains(r)), "{few:?}");
+        assert!(few.iter().any(|r| *r > 1.006) && few.iter().any(|r| *r < 1.004));
+        assert!(draws(&mut c, 1_200).is_empty(), "more than twice the batch");
+        let other = Condition {
+            epoch: 1,
+            ..condition(530)
+        };
+        let spec = FidelitySpec::default();
+        let verdict = c.decide(&other, &spec, &mut Rng::new(1, 1));
+        assert_eq!(verdict, Verdict::Simulate, "a fault has struck since");
+    }
+
+    #[test]
+    fn where_simulated_steps_disagree_there_must_be_more() {
+        let mut c = Calibrator::default();
+        for (requests, ratio) in [(520, 1.0), (540, 1.1), (530, 1.0)] {
+            c.learn(&condition(requests), ratio);
+            assert!(draws(&mut c, 535).is_empty());
         }
-        assert_eq!(
-            c.decide(&condition(1_000), &spec, &mut rng),
-            Verdict::Simulate
-        );
-        c.learn(&condition(1_000), 2.0);
-        assert_eq!(
-            c.decide(&condition(960), &spec, &mut rng),
-            Verdict::Draw(2.0)
-        );
+        c.learn(&condition(540), 1.0);
+        let drawn = draws(&mut c, 535);
+        // One of four was held up by something else, and so are some of the draws.
+        let held_up = drawn.iter().filter(|r| **r > 1.05).count();
+        assert!((3..25).contains(&held_up), "{drawn:?}");
+    }
+
+    #[test]
+    fn between_simulated_batches_a_step_takes_what_lies_between() {
+        let mut c = Calibrator::default();
+        for requests in [100, 110, 200, 220, 400, 440] {
+            c.learn(
+                &condition(requests),
+                0.8 + 0.05 * f64::from(requests).log2(),
+            );
+        }
+        for requests in [105, 150, 300] {
+            let want = 0.8 + 0.05 * f64::from(requests).log2();
+            let drawn = draws(&mut c, requests);
+            let mean = drawn.iter().sum::<f64>() / drawn.len() as f64;
+            assert!((mean / want - 1.0).abs() < 0.005, "{mean} for {want}");
+        }
     }
 }

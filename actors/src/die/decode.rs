@@ -27,6 +27,7 @@ use super::experts::RankExperts;
 use super::placer::Placer;
 use super::recovery::Watching;
 use layers::Step;
+pub(super) use layers::sum_by_slot;
 pub use layers::{combine_bytes, dispatch_bytes};
 
 /// A request in a slot.

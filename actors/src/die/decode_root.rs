@@ -15,7 +15,7 @@ use crate::world::Shared;
 
 use super::calibrate::{Calibrator, Condition, Verdict};
 use super::cut::RootWatch;
-use super::estimate::estimate_ps;
+use super::estimate::Estimator;
 use super::members::Members;
 use super::rebalance::Rebalancer;
 
@@ -48,6 +48,9 @@ pub struct DecodeRoot {
     made: u32,
     condition: Option<Condition>,
     drawn_ps: Option<Ps>,
+    /// What the running step takes by its operators alone.
+    estimate_ps: Ps,
+    estimator: Estimator,
     calibrator: Calibrator,
     pub experts: Rebalancer,
     /// What it knows of those who are late.
@@ -69,6 +72,8 @@ impl DecodeRoot {
             made: 0,
             condition: None,
             drawn_ps: None,
+            estimate_ps: 0,
+            estimator: Estimator::default(),
             calibrator: Calibrator::default(),
             experts: Rebalancer::new(group, shared),
             watch: RootWatch::default(),
@@ -149,18 +154,18 @@ impl DecodeRoot {
         let (batch, drawn) = (u64::from(self.batch), u64::from(!self.calibrator.simulated));
         env.span(What::GroupStep, self.started_ps, now, place, batch, drawn);
         let condition = self.condition.take().expect("a step has a condition");
-        let estimate = estimate_ps(&condition, env.shared);
         self.calibrator.ended(
             &condition,
-            estimate,
+            self.estimate_ps,
             self.drawn_ps,
             self.longest_ps,
             &mut env.tally.fidelity,
         );
         if !env.shared.message_level() {
             let simulated = self.calibrator.simulated;
+            let class = self.calibrator.class(&condition);
             let layers = &mut env.tally.decode_layers;
-            layers.ended((self.group, self.step), condition.class(), simulated);
+            layers.ended((self.group, self.step), class, simulated);
         }
         self.running = false;
         self.has_requests() || !self.watch.back.is_empty()
@@ -181,26 +186,15 @@ impl DecodeRoot {
         }
         self.batch = c.requests;
         c.epoch = env.shared.condition_epoch(env.now()) ^ (members.epoch << 16);
-        c.microbatch = match d.microbatch {
-            Microbatch::On => true,
-            Microbatch::Off => false,
-            Microbatch::Auto => {
-                let with = estimate_ps(
-                    &Condition {
-                        microbatch: true,
-                        ..c
-                    },
-                    shared,
-                );
-                let without = estimate_ps(
-                    &Condition {
-                        microbatch: false,
-                        ..c
-                    },
-                    shared,
-                );
-                with < without
-            }
+        let mut estimate = |microbatch| {
+            let c = Condition { microbatch, ..c };
+            (self.estimator.step_ps(&c, shared), microbatch)
+        };
+        (self.estimate_ps, c.microbatch) = match d.microbatch {
+            Microbatch::On => estimate(true),
+            Microbatch::Off => estimate(false),
+            // Without, where both take the same.
+            Microbatch::Auto => estimate(false).min(estimate(true)),
         };
         self.step += 1;
         self.running = true;
@@ -213,7 +207,7 @@ impl DecodeRoot {
             self.calibrator
                 .decide(&c, &shared.serving.fidelity, env.ctx.rng())
         };
-        let estimate = estimate_ps(&c, shared);
+        let estimate = self.estimate_ps;
         let (to_all, drawn_ps) = match verdict {
             Verdict::Simulate => (true, None),
             Verdict::Draw(ratio) => (false, Some(scaled(estimate, ratio))),

@@ -1,60 +1,96 @@
 //! What a decode step takes by its operators alone.
 
+use std::collections::VecDeque;
+
 use super::calibrate::Condition;
 use super::decode::{combine_bytes, dispatch_bytes};
 use crate::compute::{MicrobatchLoad, Share};
 use crate::time::{Ps, ps_from_s, ps_from_us};
 use crate::world::Shared;
 
-/// A step's duration from the operators alone: those of the fullest rank in attention, and in the MoE part those of the
-/// rank with the busiest experts, for which all wait. It is the yardstick that simulated steps are divided by, so that a
-/// draw fits steps of about the same condition, and what `decode.microbatch = "auto"` goes by.
-pub(super) fn estimate_ps(c: &Condition, shared: &Shared) -> Ps {
-    let times = &shared.decode_times;
-    let drafts = shared.serving.decode.mtp_tokens;
-    let parts = if c.microbatch { 2 } else { 1 };
-    let load = |parts: u32| {
-        let requests = c.requests_max.div_ceil(parts);
-        MicrobatchLoad {
-            requests,
-            tokens: requests * (1 + drafts),
-            context_sum: c.context_max / u64::from(parts),
+/// What the MoE part of a layer depends on: microbatches, requests of the group, requests and tokens of the fullest rank.
+type MoeKey = (bool, u32, u32, u32);
+
+/// Estimates of steps. What the MoE part of a layer takes is remembered, since batches mostly stay as they are from
+/// step to step.
+#[derive(Debug, Default)]
+pub(super) struct Estimator {
+    /// By class of layers: how many, and what one takes. The latest first.
+    moe: VecDeque<(MoeKey, Vec<(u32, Ps)>)>,
+}
+
+/// With and without microbatches, of all tokens and of one each; of this batch and of the one before.
+const KEPT: usize = 8;
+
+impl Estimator {
+    /// A step's duration from the operators alone: those of the fullest rank in attention, and in the MoE part those of
+    /// the rank with the busiest experts, for which all wait. It is the yardstick that simulated steps are divided by, so
+    /// that a draw fits steps of about the same condition, and what `decode.microbatch = "auto"` goes by.
+    pub fn step_ps(&mut self, c: &Condition, shared: &Shared) -> Ps {
+        let times = &shared.decode_times;
+        let drafts = shared.serving.decode.mtp_tokens;
+        let parts = if c.microbatch { 2 } else { 1 };
+        let load = |parts: u32| {
+            let requests = c.requests_max.div_ceil(parts);
+            MicrobatchLoad {
+                requests,
+                tokens: requests * (1 + drafts),
+                context_sum: c.context_max / u64::from(parts),
+            }
+        };
+        let (whole, part) = (load(1), load(parts));
+        let layers_ps = self.layers_ps(c, part, shared);
+        let mut total = times.dense_layers_ps(whole) + layers_ps + times.head_ps(whole.tokens);
+        if drafts > 0 {
+            let layers = Ps::from(shared.model.moe_layers().max(1));
+            total += layers_ps / layers + times.mtp_join_ps(whole.tokens);
+            let again_ps = self.layers_ps(c, part.one_token_each(), shared) / layers;
+            total += Ps::from(drafts - 1) * (again_ps + times.mtp_join_ps(whole.requests));
+            total += Ps::from(drafts) * times.head_ps(whole.requests);
         }
-    };
-    let (whole, part) = (load(1), load(parts));
-    let layers = |part: MicrobatchLoad| {
+        total
+    }
+
+    /// All MoE layers, the fullest rank with `part` in a microbatch.
+    fn layers_ps(&mut self, c: &Condition, part: MicrobatchLoad, shared: &Shared) -> Ps {
+        let times = &shared.decode_times;
         let attention_share = if c.microbatch {
             times.attention_share
         } else {
             Share::WHOLE
         };
         let attention_ps = times.attention_ps(part, attention_share);
-        let each = f64::from(part.tokens) / f64::from(part.requests.max(1));
-        let tokens = f64::from(c.requests) * each / f64::from(parts);
-        let busiest = shared
-            .decode_busiest
-            .iter()
-            .flat_map(move |b| b.units(tokens));
-        busiest.map(move |(layers, units)| {
-            let moe_ps = moe_ps(part.tokens, &units, c.microbatch, shared);
-            let layer_ps = if c.microbatch {
+        let layer_ps = |moe_ps: Ps| {
+            if c.microbatch {
                 2 * attention_ps.max(moe_ps)
             } else {
                 attention_ps + moe_ps
-            };
-            (layers, layer_ps)
-        })
-    };
-    let all = |part| layers(part).map(|(n, ps)| Ps::from(n) * ps).sum::<Ps>();
-    let one_layer = |part| all(part) / Ps::from(shared.model.moe_layers().max(1));
-    let mut total = times.dense_layers_ps(whole) + all(part) + times.head_ps(whole.tokens);
-    if drafts > 0 {
-        total += one_layer(part) + times.mtp_join_ps(whole.tokens);
-        let again = one_layer(part.one_token_each()) + times.mtp_join_ps(whole.requests);
-        total += Ps::from(drafts - 1) * again;
-        total += Ps::from(drafts) * times.head_ps(whole.requests);
+            }
+        };
+        let classes = self.moe(c, part, shared).iter();
+        classes
+            .map(|&(n, moe_ps)| Ps::from(n) * layer_ps(moe_ps))
+            .sum()
     }
-    total
+
+    /// The MoE part of a layer, for each class of layers with how many they are.
+    fn moe(&mut self, c: &Condition, part: MicrobatchLoad, shared: &Shared) -> &[(u32, Ps)] {
+        let key = (c.microbatch, c.requests, part.requests, part.tokens);
+        if let Some(i) = self.moe.iter().position(|m| m.0 == key) {
+            return &self.moe[i].1;
+        }
+        let parts = if c.microbatch { 2.0 } else { 1.0 };
+        let each = f64::from(part.tokens) / f64::from(part.requests.max(1));
+        let tokens = f64::from(c.requests) * each / parts;
+        let busiest = shared.decode_busiest.iter();
+        let of_classes = busiest
+            .flat_map(|b| b.units(tokens))
+            .map(|(layers, units)| (layers, moe_ps(part.tokens, &units, c.microbatch, shared)))
+            .collect();
+        self.moe.truncate(KEPT - 1);
+        self.moe.push_front((key, of_classes));
+        &self.moe[0].1
+    }
 }
 
 /// Gate, dispatch, experts and combine of a microbatch of `tokens` tokens on each die, the busiest of which gets `units`

@@ -18,6 +18,7 @@ mod rebalance;
 mod recovery;
 mod rejoin;
 mod roll_call;
+mod surface;
 mod weights;
 
 pub use blocks::{WARM, cache_plane};

@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use super::decode::{combine_bytes, dispatch_bytes};
+use super::decode::{combine_bytes, dispatch_bytes, sum_by_slot};
 use super::prefill::PrefillRank;
 use crate::compute::{PrefillLoad, PrefillTimes, Share};
 use crate::config::Balance;
@@ -478,11 +478,7 @@ impl PrefillRank {
         let waited = env.waited_for(self.group, self.rank, channel, phase, complete);
         let place = self.work.as_ref().expect("a batch is running").place(i);
         let mut per_slot = vec![0u32; self.slots];
-        for of_source in received.chunks_exact(self.slots) {
-            for (sum, &n) in per_slot.iter_mut().zip(of_source) {
-                *sum += u32::from(n);
-            }
-        }
+        sum_by_slot(&received, &mut per_slot);
         let part = &mut self.work.as_mut().expect("a batch is running").parts[i];
         part.received = received;
         let (stage, since, load) = (part.stage, part.since_ps, part.load);

@@ -444,7 +444,8 @@ impl PrefillRoot {
         if !env.shared.message_level() {
             let layers = &mut env.tally.prefill_layers;
             let id = (self.group, r.id as u32);
-            layers.ended(id, r.condition.class(), self.calibrator.simulated);
+            let class = self.calibrator.class(&r.condition);
+            layers.ended(id, class, self.calibrator.simulated);
         }
         if self.calibrator.simulated && !env.shared.message_level() {
             self.share(

@@ -170,11 +170,9 @@ fn pick(table: &[(u32, u16)], random: u32) -> u32 {
     let product = u64::from(random) * table.len() as u64;
     let i = (product >> 32) as u32;
     let (threshold, alias) = table[i as usize];
-    if (product as u32) < threshold {
-        i
-    } else {
-        u32::from(alias)
-    }
+    // No branch: nobody could foretell it.
+    let past = u32::from(product as u32 >= threshold).wrapping_neg();
+    i ^ ((i ^ u32::from(alias)) & past)
 }
 
 /// Eight distinct experts a token out of at most 256, from an alias table: eight draws from four words at once, and one
@@ -233,14 +231,16 @@ fn draw_even_256(tokens: u32, rng: &mut Rng, counts: &mut [u32]) {
 /// Whether eight bytes are all different (about 89% of random words are).
 #[inline]
 fn distinct8(b: [u8; 8]) -> bool {
-    let mut seen = [0u64; 4];
-    let mut twice = 0;
-    for e in b {
-        let (word, bit) = ((e >> 6) as usize, 1u64 << (e & 63));
-        twice |= seen[word] & bit;
-        seen[word] |= bit;
+    // Turned by one to four bytes, each byte meets each other one: where two are the same, a byte of the difference is
+    // zero, and only then does taking 1 from every byte borrow into the top bit of one that had none.
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let x = u64::from_le_bytes(b);
+    let mut same = 0;
+    for bytes in 1..=4 {
+        let differ = x ^ x.rotate_left(8 * bytes);
+        same |= differ.wrapping_sub(ONES) & !differ;
     }
-    twice == 0
+    same & (ONES << 7) == 0
 }
 
 fn alias_table(share: &[f64]) -> Vec<(u32, u16)> {

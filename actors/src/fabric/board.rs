@@ -12,7 +12,7 @@
 //! read from lines that follow each other.
 
 use super::link::Direction;
-use super::outgoing::{COUNT_BITS, Cell, units_of};
+use super::outgoing::{COUNT_BITS, Cell, LINE_CELLS, units_of};
 use super::paths::BothReaches;
 use super::serving::{Column, Inbox, Receipt, Served, Taking};
 use super::shape::Shape;
@@ -32,9 +32,6 @@ pub struct PhaseSend {
     pub flags_from_ps: Ps,
     pub flag_ps: Ps,
 }
-
-/// Cells of a cache line.
-const LINE_CELLS: usize = 8;
 
 /// Index of a phase among those that may be open: channel and parity.
 fn tag(channel: u8, phase: u32) -> usize {
@@ -71,8 +68,10 @@ struct Phase {
     awaited: u32,
     /// Sources that sent anything to this shard: in order, once all have posted.
     senders: Vec<u16>,
-    /// Messages to each local rank.
-    incoming: Vec<u32>,
+    /// Whether anything comes to each local rank: not 0.
+    incoming: Vec<u64>,
+    /// Only the first slot of ranks gets anything.
+    first_only: bool,
     /// Number of the last phase that each local rank collected.
     collected: Vec<u32>,
     /// Block by block, in each source by source.
@@ -85,6 +84,23 @@ impl Phase {
             units,
             unit_ps: [self.between_ps, self.inside_ps],
         }
+    }
+
+    /// Remembers which ranks a row of cells brings something, and to which of their slots.
+    fn note_incoming(&mut self, slots: usize, cells: &[Cell]) {
+        if slots == 1 {
+            for (any, &c) in self.incoming.iter_mut().zip(cells) {
+                *any |= c;
+            }
+            return;
+        }
+        let mut others = 0;
+        for (any, of_rank) in self.incoming.iter_mut().zip(cells.chunks_exact(slots)) {
+            let rest = of_rank[1..].iter().fold(0, |all, &c| all | c);
+            others |= rest;
+            *any |= of_rank[0] | rest;
+        }
+        self.first_only &= others == 0;
     }
 
     /// Whether a source has posted.
@@ -167,6 +183,7 @@ impl Board {
             awaited: 0,
             senders: Vec::new(),
             incoming: vec![0; locals],
+            first_only: true,
             collected: vec![0; locals],
             cells: vec![0; cells],
         };
@@ -229,6 +246,7 @@ impl Board {
             p.paces_differ = false;
             p.senders.clear();
             p.incoming.fill(0);
+            p.first_only = true;
         }
         let source = send.source as usize;
         p.from_ps = p.from_ps.min(send.from_ps);
@@ -239,10 +257,7 @@ impl Board {
         p.posted += 1;
         if !cells.is_empty() {
             p.senders.push(send.source);
-            let slots = self.shape.slots;
-            for (n, of_rank) in p.incoming.iter_mut().zip(cells.chunks_exact(slots)) {
-                *n += of_rank.iter().map(|&c| u32::from(c != 0)).sum::<u32>();
-            }
+            p.note_incoming(self.shape.slots, cells);
         }
         let of_block = self.shape.ranks() * self.width;
         let mut at = source * self.width;
@@ -439,6 +454,7 @@ impl Board {
             between_ps: p.between_ps,
             by_ps,
             first_index,
+            first_only: p.first_only,
         };
         self.inbox.gather(&self.shape, rank, column, &taking, units)
     }

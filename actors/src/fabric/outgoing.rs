@@ -8,6 +8,9 @@ use crate::time::Ps;
 /// Arrival (low 48 bits of the time in ps) and number of units of one message; 0 when there is none.
 pub type Cell = u64;
 
+/// Cells of a cache line.
+pub const LINE_CELLS: usize = 8;
+
 pub const COUNT_BITS: u32 = 16;
 const COUNT: u64 = (1 << COUNT_BITS) - 1;
 /// Times in cells are told apart over this span: 281 s.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::link::Direction;
-use super::outgoing::{COUNT_BITS, Cell, after, units_of};
+use super::outgoing::{COUNT_BITS, Cell, LINE_CELLS, after, units_of};
 use super::shape::Shape;
 use super::sorting::Sorter;
 use crate::time::Ps;
@@ -74,6 +74,8 @@ pub struct Taking {
     pub by_ps: Option<Ps>,
     /// Index of the rank's first cell, where several phases are served together.
     pub first_index: usize,
+    /// Only the first slot of each rank gets anything.
+    pub first_only: bool,
 }
 
 /// A phase that is served: what its messages carry, and how long a unit takes.
@@ -93,6 +95,14 @@ pub struct Column<'a> {
     pub first: usize,
     /// Sources that sent anything to this shard, in order; `None`: all did.
     pub sources: Option<&'a [u16]>,
+}
+
+impl<'a> Column<'a> {
+    /// The cells of sources, where ranks have one slot: a line each.
+    fn lines(&self, sources: Range<usize>) -> &'a [[Cell; LINE_CELLS]] {
+        debug_assert_eq!(self.stride, LINE_CELLS);
+        &self.rows.as_chunks().0[sources]
+    }
 }
 
 impl Inbox {
@@ -135,6 +145,13 @@ impl Inbox {
         };
         if let Some(sources) = column.sources {
             units.fill(0);
+            if shape.slots == 1 && t.by_ps.is_none() {
+                lane_units = self.some(shape, me, sources, column, t, units, &mut got);
+                self.bytes += lane_units * u64::from(t.unit_bytes);
+                got.units += lane_units;
+                got.messages += (self.len - before) as u32;
+                return got;
+            }
             let (below, above) = sources.split_at(sources.partition_point(|&s| s <= rank));
             for &s in below.iter().rev().chain(above.iter().rev()) {
                 lane_units += one(usize::from(s), self, units);
@@ -143,6 +160,9 @@ impl Inbox {
             got.units += lane_units;
             got.messages += (self.len - before) as u32;
             return got;
+        }
+        if t.first_only && shape.slots > 1 {
+            units.fill(0);
         }
         lane_units += one(me, self, units);
         shape.in_arrival_order(me, |ranks, from| {
@@ -160,6 +180,43 @@ impl Inbox {
         got.units += lane_units;
         got.messages += (self.len - before) as u32;
         got
+    }
+
+    /// Only those sources that sent anything to this shard, from the last before the rank's own to the first after it,
+    /// where ranks have one slot. Returns units that cross the lanes.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one gather")]
+    fn some(
+        &mut self,
+        shape: &Shape,
+        me: usize,
+        sources: &[u16],
+        column: Column<'_>,
+        t: &Taking,
+        units: &mut [u16],
+        got: &mut Receipt,
+    ) -> u64 {
+        let (node, npu) = (shape.node_of_rank[me], shape.npu_of_rank[me]);
+        let base_ps = self.base_ps;
+        let lines = column.lines(0..shape.ranks());
+        let mut of_reach = [0, 0];
+        let (below, above) = sources.split_at(sources.partition_point(|&s| usize::from(s) <= me));
+        for &s in below.iter().rev().chain(above.iter().rev()) {
+            let s = usize::from(s);
+            if shape.npu_of_rank[s] == npu {
+                got.add(&self.direct(1, s, column, t, units));
+                continue;
+            }
+            let c = lines[s][column.first % LINE_CELLS];
+            let near = u64::from(shape.node_of_rank[s] == node);
+            units[s] = c as u16;
+            let index = (t.first_index + s) as u64;
+            self.keys[self.len] = (after(base_ps, c) << INDEX_BITS) | index << 1 | near;
+            self.len += usize::from(c != 0);
+            of_reach[near as usize] += units_of(c);
+        }
+        let [far, near] = of_reach;
+        self.busy_ps += t.between_ps * far + t.inside_ps * near;
+        far + near
     }
 
     /// Sources that reach the rank's lanes at the same cost, from the last to the first. Returns their units.
@@ -180,15 +237,27 @@ impl Inbox {
             (after_ps << INDEX_BITS) | ((t.first_index + index) as u64) << 1 | near
         };
         if slots == 1 && t.by_ps.is_none() {
-            let rows = &column.rows[sources.start * column.stride..sources.end * column.stride];
-            let rows = rows.chunks_exact(column.stride).rev();
+            let rows = column.lines(sources.clone());
             for ((row, u), s) in rows
+                .iter()
+                .rev()
                 .zip(units[sources.clone()].iter_mut().rev())
                 .zip(sources.rev())
             {
-                let c = row[column.first];
+                let c = row[column.first % LINE_CELLS];
                 *u = c as u16;
                 keys[j] = key(after(base_ps, c), s);
+                j += usize::from(c != 0);
+                sum += units_of(c);
+            }
+            self.len = j;
+            return sum;
+        }
+        if t.first_only && t.by_ps.is_none() {
+            for s in sources.rev() {
+                let c = column.rows[s * column.stride + column.first];
+                units[s * slots] = c as u16;
+                keys[j] = key(after(base_ps, c), s * slots);
                 j += usize::from(c != 0);
                 sum += units_of(c);
             }

@@ -118,7 +118,7 @@ impl Shape {
     }
 
     /// As `in_sending_order`, the other way round: the order in which messages of sources that start together reach
-    /// `rank`. Each piece is to be gone through from its end.
+    /// `rank`. Each piece is to be gone through from its end; one of other nodes may be of several.
     pub fn in_arrival_order(&self, rank: usize, mut each: impl FnMut(Range<usize>, u32)) {
         let own = self
             .runs
@@ -130,6 +130,21 @@ impl Shape {
         let node = self.runs[own].node;
         if !before.is_empty() {
             each(before, node);
+        }
+        if self.runs_are_nodes {
+            // All other nodes are reached at the same cost.
+            let others = [
+                0..self.runs[own].ranks.start,
+                self.runs[own].ranks.end..self.ranks(),
+            ];
+            for ranks in others.into_iter().filter(|r| !r.is_empty()) {
+                let other = self.node_of_rank[ranks.start];
+                each(ranks, other);
+            }
+            if !after.is_empty() {
+                each(after, node);
+            }
+            return;
         }
         for run in self.runs[..own]
             .iter()

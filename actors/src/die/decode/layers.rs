@@ -235,8 +235,10 @@ impl DecodeRank {
             routing.draw(tokens, env.ctx.rng(), &mut self.counts);
             for (e, &c) in self.counts.iter().enumerate() {
                 if c > 0 {
-                    let copies = plan.copies_of(e);
-                    let slot = copies[self.rank as usize % copies.len()];
+                    let slot = match plan.copies_of(e) {
+                        [only] => *only,
+                        copies => copies[self.rank as usize % copies.len()],
+                    };
                     self.by_slot[slot as usize] += c;
                 }
             }
@@ -267,12 +269,7 @@ impl DecodeRank {
         let place = self.moe_place(env);
         let dispatch = phase == self.phase && phase % 2 == 1;
         if dispatch {
-            self.per_slot.fill(0);
-            for of_source in received.chunks_exact(self.per_slot.len()) {
-                for (sum, &n) in self.per_slot.iter_mut().zip(of_source) {
-                    *sum += u32::from(n);
-                }
-            }
+            sum_by_slot(&received, &mut self.per_slot);
             let units: u32 = self.per_slot.iter().sum();
             self.experts.count(self.step.next_moe.0, &self.per_slot);
             env.meter().expert_tokens += u64::from(units);
@@ -441,6 +438,20 @@ pub fn dispatch_bytes(shared: &Shared) -> u32 {
         crate::config::Number::Int8 => shared.cal.wire.dispatch_bytes_int8,
         crate::config::Number::Bf16 => {
             shared.model.hidden * 2 + shared.cal.wire.dispatch_scale_bytes
+        }
+    }
+}
+
+/// Sums what each source sent (`source * slots + slot`) by slot.
+pub(in crate::die) fn sum_by_slot(received: &[u16], per_slot: &mut [u32]) {
+    if let [only] = per_slot {
+        *only = received.iter().map(|&n| u32::from(n)).sum();
+        return;
+    }
+    per_slot.fill(0);
+    for of_source in received.chunks_exact(per_slot.len()) {
+        for (sum, &n) in per_slot.iter_mut().zip(of_source) {
+            *sum += u32::from(n);
         }
     }
 }
