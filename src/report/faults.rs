@@ -1,8 +1,10 @@
 //! What the faults of a run did: when each struck, was noticed and recovered from, which requests it touched, and
 //! goodput before, during and after.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
-use supernode_actors::fault::{Fault, NoteKind};
+use supernode_actors::fault::{Fault, Note, NoteKind};
 use supernode_actors::request::{Outcome, RequestRecord};
 use supernode_actors::stats::RunStats;
 use supernode_actors::time::{PS_PER_S, Ps, s_from_ps};
@@ -19,7 +21,8 @@ pub struct FaultReport {
     pub parts: u64,
     pub injected_s: f64,
     pub ended_s: Option<f64>,
-    /// When the first part found out, and when all that found out were at work again; null: nobody did.
+    /// When the first part found out (null: nobody did), and when the work of all that were found to be gone went on,
+    /// without them or with them again (null: some of it did not). Lanes: when the first sender had spread anew.
     pub noticed_s: Option<f64>,
     pub recovered_s: Option<f64>,
     pub requests: Touched,
@@ -96,15 +99,12 @@ fn one(f: &Fault, machine: &Machine, s: &RunStats, good: &[Ps]) -> FaultReport {
             n.kind == NoteKind::Noticed || lanes && n.kind == NoteKind::LaneWorse
         })
         .map(|n| n.at_ps);
-    // Work that goes on without a part has recovered, and so has a sender that has spread anew.
-    let recovered_ps = noticed_ps.and_then(|noticed| {
-        notes
-            .iter()
-            .find(|n| {
-                n.at_ps >= noticed && matches!(n.kind, NoteKind::Recovered | NoteKind::LaneWorse)
-            })
-            .map(|n| n.at_ps)
-    });
+    // A sender that finds a lane bad spreads anew at once; parts behind lanes may be gone as others are.
+    let recovered_ps = if notes.iter().any(|n| n.kind == NoteKind::Noticed) {
+        at_work_again_ps(&notes)
+    } else {
+        noticed_ps
+    };
     let of = |r: &&RequestRecord| r.arrival_ps <= until_ps && r.end_ps >= f.start_ps;
     let retried: std::collections::BTreeSet<u64> = s
         .retried
@@ -154,6 +154,26 @@ fn one(f: &Fault, machine: &Machine, s: &RunStats, good: &[Ps]) -> FaultReport {
     }
 }
 
+/// When the work of all that were found to be gone went on, without them or with them again; `None`: some of it did not.
+fn at_work_again_ps(notes: &[&Note]) -> Option<Ps> {
+    let mut gone: BTreeMap<u32, Option<Ps>> = BTreeMap::new();
+    for n in notes {
+        match n.kind {
+            NoteKind::Noticed => {
+                gone.entry(n.part).or_default();
+            }
+            NoteKind::Recovered => {
+                if let Some(since) = gone.get_mut(&n.part) {
+                    since.get_or_insert(n.at_ps);
+                }
+            }
+            _ => {}
+        }
+    }
+    let all: Option<Vec<Ps>> = gone.into_values().collect();
+    all?.into_iter().max()
+}
+
 /// Lines for the table.
 pub fn lines(faults: &[FaultReport]) -> String {
     let s = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.3} s"));
@@ -177,4 +197,27 @@ pub fn lines(faults: &[FaultReport]) -> String {
         ));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_over_when_the_last_part_is_at_work_again() {
+        let note = |at_ps, part, kind| Note { at_ps, part, kind };
+        let (gone, back) = (NoteKind::Noticed, NoteKind::Recovered);
+        let notes = [
+            note(1, 7, gone),
+            note(2, 8, gone),
+            note(3, 7, back),
+            note(4, 7, gone),
+            note(6, 9, back),
+        ];
+        let of = |n: &[Note]| at_work_again_ps(&n.iter().collect::<Vec<_>>());
+        assert_eq!(of(&notes), None, "8 is still gone");
+        let all = [&notes[..], &[note(5, 8, back), note(9, 8, back)]].concat();
+        assert_eq!(of(&all), Some(5));
+        assert_eq!(of(&[]), None);
+    }
 }
