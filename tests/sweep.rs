@@ -3,32 +3,9 @@
 
 mod common;
 
-use common::{command, file, refused, stdout_of, supernode, text};
+use common::{SMALL, command, file, refused, stdout_of, supernode, text};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
-
-/// Four nodes, decode only, over in a fraction of a second.
-const SMALL: &str = "
-machine = \"mini4\"
-[prefill]
-instances = 1
-npus_per_instance = 8
-redundant = 0
-shared_replicas = 16
-[decode]
-npus_per_instance = 8
-max_batch_per_npu = 8
-[experts]
-redundant = 0
-shared_replicas = 16
-balance = \"perfect\"
-[workload]
-kind = \"closed\"
-phase = \"decode\"
-prompt_tokens = 256
-output_tokens = 40
-concurrency_per_npu = 4
-";
 
 const AXES: [&str; 4] = [
     "--set",

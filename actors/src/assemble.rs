@@ -52,14 +52,7 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
     let paths = Paths::new(machine);
     let d = &machine.spec.die;
     let roof = Roofline {
-        peaks: DiePeaks {
-            aic_cores: f64::from(d.aic_cores),
-            aiv_cores: f64::from(d.aiv_cores),
-            bf16_tflops: d.bf16_tflops,
-            int8_tops: d.int8_tops,
-            hbm_gb_per_s: d.hbm_gb_per_s,
-            hbm_gb: d.hbm_gb,
-        },
+        peaks: DiePeaks::of(d),
         int8: serving.precision.weights == Number::Int8,
         cal: cal.clone(),
     };
@@ -316,16 +309,14 @@ pub fn stats(sim: &Simulation<World>, shared: &Shared, concurrency: Option<u32>)
         f.simulated_ps += o.simulated_ps;
         f.abs_error_ps += o.abs_error_ps;
         s.iterations.merge(&t.iterations);
-        s.prefill.steps += t.prefill_batches;
-        s.prefill.busy_ps += t.prefill_busy_ps;
-        s.prefill.batch_sum += t.prefill_batch_sum;
-        s.prefill.tokens += t.prefill_tokens;
-        s.decode.steps += t.decode_steps;
-        s.decode.busy_ps += t.decode_busy_ps;
-        s.decode.batch_sum += t.decode_batch_sum;
-        s.decode.tokens += t.decode_tokens;
-        add(&mut p_steady, t.prefill_steady.total());
-        add(&mut d_steady, t.decode_steady.total());
+        for (pool, t) in [(&mut s.prefill, &t.prefill), (&mut s.decode, &t.decode)] {
+            pool.steps += t.steps;
+            pool.busy_ps += t.busy_ps;
+            pool.batch_sum += t.batch_sum;
+            pool.tokens += t.tokens;
+        }
+        add(&mut p_steady, t.prefill.steady.total());
+        add(&mut d_steady, t.decode.steady.total());
         s.experts.plans += t.experts.plans;
         s.experts.moved_bytes += t.experts.moved_bytes;
     }

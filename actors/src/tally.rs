@@ -22,6 +22,35 @@ pub struct Stepped {
     pub tokens: u64,
 }
 
+/// Steps of the decode groups, or batches of the prefill groups.
+#[derive(Clone, Debug, Default)]
+pub struct PoolTally {
+    pub steps: u64,
+    /// Time spent in them and requests in them, summed over groups.
+    pub busy_ps: Ps,
+    pub batch_sum: u64,
+    /// Output tokens made (decode) or prompt tokens computed (prefill).
+    pub tokens: u64,
+    pub steady: Steady,
+}
+
+impl PoolTally {
+    fn add(&mut self, step: Stepped, full: bool) {
+        let Stepped {
+            group,
+            started_ps,
+            ended_ps,
+            requests,
+            tokens,
+        } = step;
+        self.tokens += tokens;
+        self.steady.step(group, started_ps, ended_ps, tokens, full);
+        self.steps += 1;
+        self.busy_ps += ended_ps - started_ps;
+        self.batch_sum += u64::from(requests);
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     pub messages: MessageCounts,
@@ -38,16 +67,8 @@ pub struct Tally {
     pub decode_layers: Layers,
     pub prefill_layers: Layers,
     pub iterations: IterationTokens,
-    pub decode_steps: u64,
-    pub decode_busy_ps: Ps,
-    pub decode_batch_sum: u64,
-    pub prefill_batches: u64,
-    pub prefill_busy_ps: Ps,
-    pub prefill_batch_sum: u64,
-    pub decode_tokens: u64,
-    pub decode_steady: Steady,
-    pub prefill_tokens: u64,
-    pub prefill_steady: Steady,
+    pub decode: PoolTally,
+    pub prefill: PoolTally,
     /// Durations of copies that were asked for to measure the fabric.
     pub copies_ps: Vec<Ps>,
     /// What parts found out and did about faults.
@@ -65,38 +86,14 @@ pub struct Tally {
 impl Tally {
     /// A decode step has ended: `full` if all the load was in it.
     pub fn decode_step(&mut self, step: Stepped, full: bool) {
-        let Stepped {
-            group,
-            started_ps,
-            ended_ps,
-            requests,
-            tokens,
-        } = step;
-        self.decode_tokens += tokens;
-        self.iterations.record(tokens);
-        self.decode_steady
-            .step(group, started_ps, ended_ps, tokens, full);
-        self.decode_steps += 1;
-        self.decode_busy_ps += ended_ps - started_ps;
-        self.decode_batch_sum += u64::from(requests);
+        self.iterations.record(step.tokens);
+        self.decode.add(step, full);
     }
 
     /// A prefill batch has ended, with its new tokens: `full` if it used up the token budget.
     pub fn prefill_batch(&mut self, batch: Stepped, full: bool) {
-        let Stepped {
-            group,
-            started_ps,
-            ended_ps,
-            requests,
-            tokens,
-        } = batch;
-        self.prefill_tokens += tokens;
-        self.iterations.record(tokens);
-        self.prefill_steady
-            .step(group, started_ps, ended_ps, tokens, full);
-        self.prefill_batches += 1;
-        self.prefill_busy_ps += ended_ps - started_ps;
-        self.prefill_batch_sum += u64::from(requests);
+        self.iterations.record(batch.tokens);
+        self.prefill.add(batch, full);
     }
 
     /// A part has found `part` to be gone, or back.

@@ -16,41 +16,14 @@ fn latency(me: u32) -> Duration {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Ring {
+struct Forwarder {
     me: u32,
     sum: u64,
     out: Output<Payload>,
 }
 
 #[Model]
-impl Ring {
-    fn input(&mut self, msg: Payload, cx: &Context<Self>) {
-        self.sum = self.sum.wrapping_add(msg.values[0]);
-        if msg.left > 0 {
-            cx.schedule_event(
-                latency(self.me),
-                schedulable!(Self::forward),
-                msg.next(self.me),
-            )
-            .expect("the latency is in the future");
-        }
-    }
-
-    #[nexosim(schedulable)]
-    async fn forward(&mut self, msg: Payload) {
-        self.out.send(msg).await;
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-struct Source {
-    me: u32,
-    sum: u64,
-    out: Output<Payload>,
-}
-
-#[Model]
-impl Source {
+impl Forwarder {
     fn input(&mut self, msg: Payload, cx: &Context<Self>) {
         self.sum = self.sum.wrapping_add(msg.values[0]);
         if msg.left > 0 {
@@ -126,27 +99,28 @@ pub fn run(pattern: Pattern) -> Duration {
     let mut init = SimInit::with_num_threads(1);
     let sources = match pattern {
         Pattern::Ring => {
-            let boxes: Vec<Mailbox<Ring>> = (0..ACTORS)
+            let boxes: Vec<Mailbox<Forwarder>> = (0..ACTORS)
                 .map(|_| Mailbox::with_capacity(MAILBOX))
                 .collect();
             let sources: Vec<_> = boxes
                 .iter()
                 .map(|b| {
                     EventSource::new()
-                        .connect(Ring::input, b)
+                        .connect(Forwarder::input, b)
                         .register(&mut init)
                 })
                 .collect();
             let models: Vec<_> = (0..ACTORS)
                 .map(|me| {
-                    let mut model = Ring {
+                    let mut model = Forwarder {
                         me,
                         sum: 0,
                         out: Output::default(),
                     };
-                    model
-                        .out
-                        .connect(Ring::input, &boxes[(me as usize + 1) % ACTORS as usize]);
+                    model.out.connect(
+                        Forwarder::input,
+                        &boxes[(me as usize + 1) % ACTORS as usize],
+                    );
                     model
                 })
                 .collect();
@@ -157,14 +131,14 @@ pub fn run(pattern: Pattern) -> Duration {
         }
         Pattern::FanIn => {
             let hub = Mailbox::with_capacity(MAILBOX);
-            let boxes: Vec<Mailbox<Source>> = (1..ACTORS)
+            let boxes: Vec<Mailbox<Forwarder>> = (1..ACTORS)
                 .map(|_| Mailbox::with_capacity(MAILBOX))
                 .collect();
             let sources: Vec<_> = boxes
                 .iter()
                 .map(|b| {
                     EventSource::new()
-                        .connect(Source::input, b)
+                        .connect(Forwarder::input, b)
                         .register(&mut init)
                 })
                 .collect();
@@ -173,8 +147,8 @@ pub fn run(pattern: Pattern) -> Duration {
                 answers: (0..ACTORS).map(|_| Output::default()).collect(),
             };
             for (me, mailbox) in (1..).zip(boxes) {
-                sink.answers[me as usize].connect(Source::input, &mailbox);
-                let mut model = Source {
+                sink.answers[me as usize].connect(Forwarder::input, &mailbox);
+                let mut model = Forwarder {
                     me,
                     sum: 0,
                     out: Output::default(),

@@ -27,16 +27,8 @@ const GEMM: [(u32, u32, u32); 4] = [
 const GEMM_PERCENT: [f64; 2] = [77.4, 82.7];
 
 pub fn rows(bench: &Bench) -> Vec<Row> {
-    let d = &bench.machine.spec.die;
     let roof = Roofline {
-        peaks: DiePeaks {
-            aic_cores: f64::from(d.aic_cores),
-            aiv_cores: f64::from(d.aiv_cores),
-            bf16_tflops: d.bf16_tflops,
-            int8_tops: d.int8_tops,
-            hbm_gb_per_s: d.hbm_gb_per_s,
-            hbm_gb: d.hbm_gb,
-        },
+        peaks: DiePeaks::of(&bench.machine.spec.die),
         int8: true,
         cal: bench.calibration.clone(),
     };

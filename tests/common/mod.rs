@@ -8,6 +8,29 @@ pub mod traced;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+/// Four nodes, decode only, over in a fraction of a second.
+pub const SMALL: &str = "
+machine = \"mini4\"
+[prefill]
+instances = 1
+npus_per_instance = 8
+redundant = 0
+shared_replicas = 16
+[decode]
+npus_per_instance = 8
+max_batch_per_npu = 8
+[experts]
+redundant = 0
+shared_replicas = 16
+balance = \"perfect\"
+[workload]
+kind = \"closed\"
+phase = \"decode\"
+prompt_tokens = 256
+output_tokens = 40
+concurrency_per_npu = 4
+";
+
 /// The command, with nothing of the caller's environment that changes what it says.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_supernode"));

@@ -240,24 +240,12 @@ impl DecodeTimes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compute::{Calibration, DiePeaks};
+    use crate::compute::roofline::tests::roof;
     use proptest::prelude::*;
 
     fn times() -> DecodeTimes {
-        let roof = Roofline {
-            peaks: DiePeaks {
-                aic_cores: 24.0,
-                aiv_cores: 48.0,
-                bf16_tflops: 376.0,
-                int8_tops: 752.0,
-                hbm_gb_per_s: 1_600.0,
-                hbm_gb: 64.0,
-            },
-            cal: Calibration::builtin(),
-            int8: true,
-        };
         let model = ModelSpec::builtin("deepseek-r1").unwrap();
-        DecodeTimes::new(roof, &model, Number::Bf16, 320, 137.0)
+        DecodeTimes::new(roof(), &model, Number::Bf16, 320, 137.0)
     }
 
     fn load(requests: u32, tokens_each: u32, context: u32) -> MicrobatchLoad {

@@ -200,24 +200,12 @@ impl PrefillTimes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compute::{Calibration, DiePeaks};
+    use crate::compute::roofline::tests::roof;
 
     #[test]
     fn cached_context_is_gathered_and_expanded_like_new_tokens() {
-        let roof = Roofline {
-            peaks: DiePeaks {
-                aic_cores: 24.0,
-                aiv_cores: 48.0,
-                bf16_tflops: 376.0,
-                int8_tops: 752.0,
-                hbm_gb_per_s: 1_600.0,
-                hbm_gb: 64.0,
-            },
-            cal: Calibration::builtin(),
-            int8: true,
-        };
         let model = ModelSpec::builtin("deepseek-r1").unwrap();
-        let t = PrefillTimes::new(roof, &model, Number::Bf16, 32);
+        let t = PrefillTimes::new(roof(), &model, Number::Bf16, 32);
         let load = |context_tokens| PrefillLoad {
             tokens: 32_000,
             context_tokens,

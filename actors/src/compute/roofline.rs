@@ -2,6 +2,8 @@
 
 use crate::time::{Ps, ps_from_us};
 
+use supernode_topology::DieSpec;
+
 use super::Calibration;
 
 /// Peaks of one die.
@@ -13,6 +15,19 @@ pub struct DiePeaks {
     pub int8_tops: f64,
     pub hbm_gb_per_s: f64,
     pub hbm_gb: f64,
+}
+
+impl DiePeaks {
+    pub fn of(die: &DieSpec) -> Self {
+        Self {
+            aic_cores: f64::from(die.aic_cores),
+            aiv_cores: f64::from(die.aiv_cores),
+            bf16_tflops: die.bf16_tflops,
+            int8_tops: die.int8_tops,
+            hbm_gb_per_s: die.hbm_gb_per_s,
+            hbm_gb: die.hbm_gb,
+        }
+    }
 }
 
 /// Shares (0..=1) of a die's cube cores, vector cores and memory bandwidth.
@@ -203,10 +218,11 @@ impl Roofline {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// A die of the built-in machine, weights in INT8.
     pub fn roof() -> Roofline {
         Roofline {
             peaks: DiePeaks {
