@@ -23,6 +23,9 @@ pub struct Args {
 }
 
 const EVERY: Duration = Duration::from_secs(1);
+/// The actors of the two tables: dies, and their lanes and RDMA ports.
+const DIES: &str = "node*/npu*/die*";
+const LINKS: &str = "node*/npu*/die*/*";
 
 /// What is shown.
 #[derive(Debug, Default)]
@@ -51,8 +54,8 @@ impl Seen {
         Ok(Self {
             state: remote.get("/api/state")?,
             points: list("/api/series", "points")?,
-            dies: actors("node*/npu*/die*")?,
-            links: actors("node*/npu*/die*/%7Bub*,rdma%7D")?,
+            dies: actors(DIES)?,
+            links: actors(LINKS)?,
             error: None,
         })
     }
@@ -236,6 +239,15 @@ mod tests {
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
     use serde_json::json;
+
+    #[test]
+    fn both_tables_ask_for_actors_that_there_are() {
+        let m = supernode_topology::Machine::builtin("mini4").unwrap();
+        let dies = m.die_count() as usize;
+        let each = m.planes() as usize + 1;
+        assert_eq!(m.select(DIES).unwrap().len(), dies);
+        assert_eq!(m.select(LINKS).unwrap().len(), dies * each);
+    }
 
     #[test]
     fn the_terminal_shows_throughput_hot_parts_and_faults() {
