@@ -14,6 +14,7 @@ use crate::time::{Ps, ps_from_s};
 use crate::trace::Mark;
 use crate::world::Shared;
 
+use super::dues::Dues;
 use super::open::{Open, Source};
 use super::switch::Switching;
 
@@ -26,6 +27,7 @@ pub struct Home {
     /// Prefill roots that did not answer lately, until when they are passed over.
     pub(super) suspects: BTreeMap<Actor, Ps>,
     pub(super) timer_ps: Option<Ps>,
+    pub(super) dues: Dues,
     pub(super) switch: Switching,
 }
 
@@ -38,6 +40,7 @@ impl Home {
             placer: Placer::default(),
             suspects: BTreeMap::new(),
             timer_ps: None,
+            dues: Dues::default(),
             switch: Switching::default(),
         }
     }
@@ -189,7 +192,7 @@ impl Home {
                 env.control(to, Msg::BacklogAsk { request });
             }
         }
-        self.arm(due_ps, env);
+        self.arm(id, due_ps, env);
     }
 
     pub fn backlog_reply(&mut self, from: Actor, request: u64, tokens: u64, env: &mut Env<'_, '_>) {
@@ -218,7 +221,7 @@ impl Home {
             // All that answered are down: asked again after a pause.
             open.due_ps = now + ps_from_s(env.shared.serving.recovery.reply_ms * 1e-3);
             let due_ps = open.due_ps;
-            self.arm(due_ps, env);
+            self.arm(id, due_ps, env);
             return false;
         };
         open.holder = Some(root);
@@ -235,7 +238,7 @@ impl Home {
         };
         env.mark(Mark::Asked, id, 0);
         env.control(root, Msg::Prompt(Box::new(prompt)));
-        self.arm(due_ps, env);
+        self.arm(id, due_ps, env);
         true
     }
 
@@ -261,7 +264,7 @@ impl Home {
             Some(die) => env.control(die, Msg::SlotClaim(Box::new(claim))),
             None => self.placer.start(claim, env),
         }
-        self.arm(due_ps, env);
+        self.arm(id, due_ps, env);
     }
 
     pub fn slot_reply(
@@ -278,6 +281,7 @@ impl Home {
         {
             open.holder = Some(die);
             open.due_ps = due_ps;
+            self.dues.set(due_ps, request & ID);
         }
     }
 
@@ -290,6 +294,9 @@ impl Home {
         }
         let quiet_ps = ps_from_s(env.shared.serving.recovery.quiet_ms * 1e-3);
         let due_ps = env.now() + quiet_ps;
+        if self.current(request)?.due_ps > due_ps {
+            self.dues.set(due_ps, request & ID);
+        }
         let open = self.current(request)?;
         open.due_ps = due_ps;
         open.asked = 0;

@@ -1,5 +1,6 @@
 //! A CPU: the home of the requests that land on it, and the owner of its share of the pooled KV cache.
 
+mod dues;
 mod home;
 mod lru;
 mod open;

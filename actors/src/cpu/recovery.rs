@@ -13,7 +13,13 @@ use crate::time::{Ps, ps_from_s};
 use crate::trace::Mark;
 
 impl Home {
-    pub(super) fn arm(&mut self, due_ps: Ps, env: &mut Env<'_, '_>) {
+    /// Something is to be heard of a request by a time.
+    pub(super) fn arm(&mut self, id: u64, due_ps: Ps, env: &mut Env<'_, '_>) {
+        self.dues.set(due_ps, id);
+        self.wake(due_ps, env);
+    }
+
+    fn wake(&mut self, due_ps: Ps, env: &mut Env<'_, '_>) {
         if self.timer_ps.is_none_or(|t| due_ps < t || t <= env.now()) {
             self.timer_ps = Some(due_ps);
             env.at(due_ps, Msg::Watch(Watch::Overdue));
@@ -28,19 +34,14 @@ impl Home {
             return;
         }
         self.timer_ps = None;
-        let late: Vec<u64> = self
-            .open
-            .iter()
-            .filter(|(_, o)| o.due_ps <= now)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in late {
+        for id in self.dues.late(now, &self.open) {
             self.look_after(id, env);
+            if let Some(open) = self.open.get(&id) {
+                self.dues.set(open.due_ps, id);
+            }
         }
-        if let Some(due) = self.open.values().map(|o| o.due_ps).min()
-            && due != Ps::MAX
-        {
-            self.arm(due.max(now + 1), env);
+        if let Some(due_ps) = self.dues.next(&self.open) {
+            self.wake(due_ps.max(now + 1), env);
         }
     }
 
@@ -100,6 +101,7 @@ impl Home {
         if held {
             open.asked = 0;
             open.due_ps = due_ps;
+            self.dues.set(due_ps, request & ID);
         } else {
             let why = format!("{} lost it", address(from, env));
             self.retry(request & ID, why, from, env);

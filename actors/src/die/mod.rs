@@ -14,6 +14,7 @@ mod prefill;
 mod prefill_batch;
 mod prefill_recovery;
 mod prefill_root;
+mod prompt_queue;
 mod rebalance;
 mod recovery;
 mod rejoin;

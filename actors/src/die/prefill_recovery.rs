@@ -439,15 +439,14 @@ impl PrefillRoot {
     fn has(&self, request: u64) -> bool {
         let mut finished = self.running.iter().flat_map(|r| &r.finished);
         self.fetching.contains_key(&request)
-            || self.queue.iter().any(|j| j.prompt.request == request)
+            || self.queue.has(request)
             || finished.any(|j| j.prompt.request == request)
     }
 
     /// Its home has started a request again elsewhere: not worth computing any more. What is being fetched or computed
     /// is dropped when that is over.
     fn release(&mut self, request: u64) {
-        if let Some(i) = self.queue.iter().position(|j| j.prompt.request == request) {
-            let job = self.queue.remove(i).expect("it was just there");
+        if let Some(job) = self.queue.remove(request) {
             self.backlog -= u64::from(job.left());
             return;
         }
@@ -466,7 +465,7 @@ impl PrefillRoot {
             .into_values()
             .map(|f| f.job);
         let running = self.running.take().map(|r| r.finished).unwrap_or_default();
-        let queued = std::mem::take(&mut self.queue);
+        let queued = self.queue.take();
         for job in fetching.chain(running).chain(queued) {
             let request = job.prompt.request;
             let home = env.shared.cpu_actor(job.prompt.home);

@@ -1,7 +1,7 @@
 //! The root rank of a prefill group: its queue of prompts, the cache look-ups for them, and batches up to
 //! the token budget. Prompts that do not fit are cut into chunks; chunks of one prompt follow each other.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::env::Env;
 use crate::layout::mix;
@@ -18,6 +18,7 @@ use super::blocks::{block_keys, cache_plane};
 use super::calibrate::{Calibrator, Condition, Verdict};
 use super::prefill_batch::load_of;
 use super::prefill_recovery::GroupWatch;
+use super::prompt_queue::PromptQueue;
 
 /// A prompt in this group.
 #[derive(Debug)]
@@ -74,7 +75,7 @@ pub struct PrefillRoot {
     pub(super) group: u16,
     pub(super) budget: u64,
     pub(super) fetching: BTreeMap<u64, Fetch>,
-    pub(super) queue: VecDeque<Job>,
+    pub(super) queue: PromptQueue,
     /// Tokens of prompts here that are not computed yet, cached or not.
     pub(super) backlog: u64,
     pub(super) running: Option<Running>,
@@ -96,7 +97,7 @@ impl PrefillRoot {
             group,
             budget: u64::from(p.batch_tokens_per_npu) * u64::from(p.npus_per_instance),
             fetching: BTreeMap::new(),
-            queue: VecDeque::new(),
+            queue: PromptQueue::default(),
             backlog: 0,
             running: None,
             batches: 0,
@@ -268,8 +269,7 @@ impl PrefillRoot {
             f.job.cancelled = true;
             return true;
         }
-        if let Some(i) = self.queue.iter().position(|j| j.prompt.request == request) {
-            let job = self.queue.remove(i).expect("it was just there");
+        if let Some(job) = self.queue.remove(request) {
             self.drop_job(&job, env);
             return true;
         }
@@ -297,7 +297,7 @@ impl PrefillRoot {
             self.backlog -= u64::from(job.left());
             return;
         }
-        self.queue.push_back(job);
+        self.queue.push(job);
         env.counter(Counter::PromptQueue, self.queue.len() as u64);
         if self.running.is_none() {
             self.start(env);
@@ -329,7 +329,7 @@ impl PrefillRoot {
             job.computed += n as u32;
             job.started_ps.get_or_insert(now);
             if job.left() == 0 {
-                finished.push(self.queue.pop_front().expect("it was just there"));
+                finished.push(self.queue.pop().expect("it was just there"));
             }
         }
         let parts = if env.shared.serving.prefill.microbatch {
