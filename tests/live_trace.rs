@@ -93,6 +93,15 @@ fn a_slow_link_shows_in_the_metrics_and_the_fetched_trace_names_it() {
     up.tell(&["trace", "fetch", &file]);
     let top = stdout_of(&["trace", "top", &file, "--json"]);
     let top: Value = serde_json::from_str(&top).unwrap();
+    // Each lane that was slowed, by its own name.
+    let struck: Vec<&str> = top["faults"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|f| f["part"].as_str().unwrap())
+        .collect();
+    let lanes: Vec<String> = (0..7).map(|i| format!("node1/npu3/die1/ub{i}")).collect();
+    assert_eq!(struck, lanes);
     let link = "node1/npu3/die1/ub{0..6}";
     // Others wait for the die's flags, and the die for its link.
     let who = |i: usize| top["stragglers"][i]["who"].as_str().unwrap();

@@ -288,6 +288,10 @@ fn faults_are_spans_on_the_parts_they_hit_and_counters_say_how_much_there_is_to_
         ),
     ];
     assert_eq!(faults, expected);
+    let top = stdout_of(&["trace", "top", &out]);
+    for part in ["node0/npu0/die0/ub4", "slow x0.3", "throttle x0.4"] {
+        assert!(top.contains(part), "{part}: {top}");
+    }
 
     let counters: BTreeSet<&str> = trace
         .counted

@@ -1,4 +1,4 @@
-//! `supernode trace top`: hot links, hot experts, stragglers.
+//! `supernode trace top`: hot links, hot experts, stragglers, faults.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::report::{bytes, count, grid, number};
 use crate::trace::ask::top::{Top, of};
 
-/// Show hot links, hot experts and stragglers of a trace
+/// Show hot links, hot experts, stragglers and faults of a trace
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Directory of a kept run, or a trace file
@@ -28,6 +28,7 @@ pub fn run(args: &Args) -> Result<()> {
     top.links.truncate(args.top);
     top.experts.truncate(args.top);
     top.stragglers.truncate(args.top);
+    top.faults.truncate(args.top);
     if args.json {
         let json = serde_json::to_string_pretty(&top).map_err(|e| Error::failed(e.to_string()))?;
         return output::stdout(&format!("{json}\n"));
@@ -78,6 +79,22 @@ fn table(top: &Top) -> String {
             s.who.clone(),
             count(s.times),
             number(s.waited_ps as f64 / 1e9),
+        ]);
+    }
+    grid(&mut t, &rows);
+    if top.faults.is_empty() {
+        return t;
+    }
+    t.push('\n');
+    let head = ["faults", "effect", "from s", "until s"];
+    let mut rows = vec![head.map(String::from).to_vec()];
+    for f in &top.faults {
+        let s = |ps: u64| number(ps as f64 / 1e12);
+        rows.push(vec![
+            f.part.clone(),
+            f.effect.clone(),
+            s(f.from_ps),
+            s(f.until_ps),
         ]);
     }
     grid(&mut t, &rows);

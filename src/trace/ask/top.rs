@@ -1,4 +1,4 @@
-//! Hot links, hot experts and stragglers over all that is in a trace.
+//! Hot links, hot experts, stragglers and faults over all that is in a trace.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +18,8 @@ pub struct Top {
     pub experts: Vec<HotExpert>,
     /// Dies and links that others waited for last, by how often and for how long after the median of the phase.
     pub stragglers: Vec<Straggler>,
+    /// Faults in the order in which they struck.
+    pub faults: Vec<FaultOf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -44,6 +46,15 @@ pub struct Straggler {
     /// Phases of ranks that waited for it last.
     pub times: u64,
     pub waited_ps: Ps,
+}
+
+/// A fault on a part; one still in force when the trace ends lasts to its end.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FaultOf {
+    pub part: String,
+    pub effect: String,
+    pub from_ps: Ps,
+    pub until_ps: Ps,
 }
 
 pub fn of(trace: &Read) -> Top {
@@ -84,6 +95,14 @@ pub fn of(trace: &Read) -> Top {
         }
     }
     let mut top = Top::default();
+    for (part, effect, (from_ps, until_ps)) in trace.faults() {
+        top.faults.push(FaultOf {
+            part: part.into(),
+            effect: effect.into(),
+            from_ps,
+            until_ps,
+        });
+    }
     for (link, bytes) in ranked(links.iter().map(|(k, v)| (k.clone(), v.0)).collect()) {
         let (_, spans, busy_ps) = links[&link];
         top.links.push(HotLink {
