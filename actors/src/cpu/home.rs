@@ -174,7 +174,7 @@ impl Home {
         open.backlog_awaited.clear();
         open.backlog_best = None;
         open.holder = None;
-        open.asked = 0;
+        (open.asked, open.waits) = (0, 0);
         open.due_ps = now + ps_from_s(env.shared.serving.recovery.reply_ms * 1e-3);
         let (request, due_ps) = (open.name(), open.due_ps);
         for i in 0..choices {
@@ -248,7 +248,7 @@ impl Home {
         let home = self.cpu;
         let open = self.open.get_mut(&id).expect("it is open");
         open.due_ps = due_ps;
-        open.asked = 0;
+        (open.asked, open.waits) = (0, 0);
         let claim = Claim {
             request: open.name(),
             home,
@@ -299,7 +299,7 @@ impl Home {
         }
         let open = self.current(request)?;
         open.due_ps = due_ps;
-        open.asked = 0;
+        (open.asked, open.waits) = (0, 0);
         if open.holder.replace(from) != Some(from) && open.cancelling {
             // It had gone on before the word came there.
             env.control(from, Msg::Cancel { request });

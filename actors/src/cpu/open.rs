@@ -33,6 +33,8 @@ pub(super) struct Open {
     /// Something will have been heard by then, and how often its holder has been asked.
     pub(super) due_ps: Ps,
     pub(super) asked: u32,
+    /// How often in a row its holder has said no more than that it has it.
+    pub(super) waits: u32,
     /// What was lost when it was started again.
     pub(super) why: String,
 }
@@ -55,6 +57,7 @@ impl Open {
             seeking_ps: now,
             due_ps: Ps::MAX,
             asked: 0,
+            waits: 0,
             why: String::new(),
         }
     }

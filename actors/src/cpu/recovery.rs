@@ -12,6 +12,9 @@ use crate::runtime::Actor;
 use crate::time::{Ps, ps_from_s};
 use crate::trace::Mark;
 
+/// The pause between two questions after a request grows to so many doublings of `recovery.quiet_ms`: 16 s by default.
+const MOST_DOUBLINGS: u32 = 4;
+
 impl Home {
     /// Something is to be heard of a request by a time.
     pub(super) fn arm(&mut self, id: u64, due_ps: Ps, env: &mut Env<'_, '_>) {
@@ -92,14 +95,18 @@ impl Home {
         self.open.get(&id).is_some_and(Open::has_offer) && self.send_prompt(id, env)
     }
 
-    /// Who was asked whether it has a request says so.
+    /// Who was asked whether it has a request says so. It is asked again later each time: where many wait long, asking would be most
+    /// of what the machine does.
     pub fn answer(&mut self, from: Actor, request: u64, held: bool, env: &mut Env<'_, '_>) {
-        let due_ps = env.now() + ps_from_s(env.shared.serving.recovery.quiet_ms * 1e-3);
+        let now = env.now();
+        let quiet_ps = ps_from_s(env.shared.serving.recovery.quiet_ms * 1e-3);
         let Some(open) = self.current(request).filter(|o| o.holder == Some(from)) else {
             return;
         };
         if held {
             open.asked = 0;
+            let due_ps = now.saturating_add(quiet_ps.saturating_mul(1 << open.waits));
+            open.waits = (open.waits + 1).min(MOST_DOUBLINGS);
             open.due_ps = due_ps;
             self.dues.set(due_ps, request & ID);
         } else {
