@@ -39,7 +39,8 @@ pub fn print(bench: &str, rows: &[Row]) {
             number(r.value),
             r.unit
         );
-        for (name, ratio) in &r.against {
+        // The first of a series has nothing to stand against.
+        for (name, ratio) in r.against.iter().filter(|(_, ratio)| ratio.is_finite()) {
             line.push_str(&format!("  {} x {name}", number(*ratio)));
         }
         text.push_str(line.trim_end());
