@@ -291,6 +291,8 @@ section! {
         reply_ms: f64 = 20.0,
         /// A request that its home has heard nothing of for so long is asked after (assumed: above a prefill batch and the wait for one).
         quiet_ms: f64 = 1000.0,
+        /// As long as its holder says only that it has it, it is asked after half as often each time, down to once in so long (assumed: a quarter of `give_up_s`; where requests queue for minutes, questions would be most of the traffic).
+        quiet_max_ms: f64 = 16_000.0,
         /// Clients of a CPU that does not answer turn to another after so long (assumed: one TCP retransmission time-out).
         client_ms: f64 = 1000.0,
         /// A part that did not answer is left alone for so long (assumed: long enough not to run into it again and again).

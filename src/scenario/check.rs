@@ -170,6 +170,7 @@ pub fn check(s: &Scenario) -> Result<(), Wrong> {
     real("recovery.ping_ms", r.ping_ms, 0.01, 1e9)?;
     real("recovery.reply_ms", r.reply_ms, 0.1, 1e9)?;
     real("recovery.quiet_ms", r.quiet_ms, 0.1, 1e9)?;
+    real("recovery.quiet_max_ms", r.quiet_max_ms, 0.1, 1e9)?;
     real("recovery.client_ms", r.client_ms, 0.1, 1e9)?;
     real("recovery.suspect_ms", r.suspect_ms, 0.1, 1e9)?;
     whole("recovery.retries_max", r.retries_max.into(), 0, 1_000_000)?;

@@ -12,9 +12,6 @@ use crate::runtime::Actor;
 use crate::time::{Ps, ps_from_s};
 use crate::trace::Mark;
 
-/// The pause between two questions after a request grows to so many doublings of `recovery.quiet_ms`: 16 s by default.
-const MOST_DOUBLINGS: u32 = 4;
-
 impl Home {
     /// Something is to be heard of a request by a time.
     pub(super) fn arm(&mut self, id: u64, due_ps: Ps, env: &mut Env<'_, '_>) {
@@ -95,18 +92,21 @@ impl Home {
         self.open.get(&id).is_some_and(Open::has_offer) && self.send_prompt(id, env)
     }
 
-    /// Who was asked whether it has a request says so. It is asked again later each time: where many wait long, asking would be most
-    /// of what the machine does.
+    /// Who was asked whether it has a request says so. It is asked again later each time.
     pub fn answer(&mut self, from: Actor, request: u64, held: bool, env: &mut Env<'_, '_>) {
         let now = env.now();
-        let quiet_ps = ps_from_s(env.shared.serving.recovery.quiet_ms * 1e-3);
+        let r = &env.shared.serving.recovery;
+        let [quiet_ps, most_ps] = [r.quiet_ms, r.quiet_max_ms].map(|ms| ps_from_s(ms * 1e-3));
         let Some(open) = self.current(request).filter(|o| o.holder == Some(from)) else {
             return;
         };
         if held {
             open.asked = 0;
-            let due_ps = now.saturating_add(quiet_ps.saturating_mul(1 << open.waits));
-            open.waits = (open.waits + 1).min(MOST_DOUBLINGS);
+            let longer_ps = quiet_ps
+                .saturating_mul(1 << open.waits.min(32))
+                .min(most_ps);
+            let due_ps = now + longer_ps.max(quiet_ps);
+            open.waits += 1;
             open.due_ps = due_ps;
             self.dues.set(due_ps, request & ID);
         } else {
