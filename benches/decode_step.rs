@@ -7,20 +7,12 @@ mod common;
 mod scenario;
 
 use common::{Row, best, quick};
-use scenario::{prepared, run};
+use scenario::{FULL_DECODE, prepared, run};
 
 fn main() {
     let (tokens, repeats) = if quick() { (3, 1) } else { (9, 3) };
     let tokens = format!("workload.output_tokens={tokens}");
-    let keys = [
-        "fidelity.level=message",
-        "workload.kind=closed",
-        "workload.phase=decode",
-        "workload.concurrency_per_npu=96",
-        "workload.prompt_tokens=4096",
-        "workload.requests=15360",
-        &tokens,
-    ];
+    let keys = [&FULL_DECODE[..], &[&tokens]].concat();
     let mut rows = Vec::new();
     let (mut one_shard, mut digests) = (f64::NAN, Vec::new());
     for shards in [1, 2] {

@@ -7,21 +7,11 @@ mod common;
 mod scenario;
 
 use common::{Row, quick};
-use scenario::{cpu_s, prepared, run};
-
-const KEYS: [&str; 7] = [
-    "fidelity.level=message",
-    "workload.kind=closed",
-    "workload.phase=decode",
-    "workload.concurrency_per_npu=96",
-    "workload.prompt_tokens=4096",
-    "workload.requests=15360",
-    "workload.output_tokens=3",
-];
+use scenario::{FULL_DECODE, cpu_s, prepared, run};
 
 /// CPU seconds (wall where `/proc` does not say) and digest of one run.
 fn timed(plan: Option<&str>) -> (f64, String) {
-    let mut prepared = prepared(&KEYS);
+    let mut prepared = prepared(&[&FULL_DECODE[..], &["workload.output_tokens=3"]].concat());
     if let Some(path) = plan {
         prepared
             .break_parts(&[path.to_string()], &[])

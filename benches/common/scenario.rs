@@ -7,6 +7,17 @@ use supernode::run::Prepared;
 use supernode::scenario::Loader;
 use supernode_actors::launch::Flow;
 
+/// Decode of one instance under full load, message by message: 320 dies, 96 requests per NPU.
+#[allow(dead_code, reason = "not every bench decodes")]
+pub const FULL_DECODE: [&str; 6] = [
+    "fidelity.level=message",
+    "workload.kind=closed",
+    "workload.phase=decode",
+    "workload.concurrency_per_npu=96",
+    "workload.prompt_tokens=4096",
+    "workload.requests=15360",
+];
+
 /// The built-in scenario with some of its keys set.
 pub fn prepared(keys: &[&str]) -> Prepared {
     let mut loader = Loader::new();
