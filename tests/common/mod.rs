@@ -3,6 +3,8 @@
 
 #[cfg(unix)]
 pub mod live;
+#[cfg(unix)]
+pub mod streams;
 pub mod traced;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,200 @@
+//! Clients of many streams at once: each takes down when it sent and when each token came, and holds that against the
+//! virtual times that come with the tokens.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use actix_rt::net::TcpStream;
+use serde_json::json;
+
+/// What is asked for.
+#[derive(Clone)]
+pub struct Load {
+    pub address: SocketAddr,
+    pub streams: usize,
+    /// Clients start one after the other over this time, and go on until it is over.
+    pub ramp: Duration,
+    pub lasts: Duration,
+    /// Virtual seconds per second on the wall.
+    pub pace: f64,
+    pub prompt_words: usize,
+    pub output_tokens: usize,
+}
+
+/// What clients saw, in microseconds on the wall beside what the machine computed.
+#[derive(Default)]
+pub struct Seen {
+    pub requests: usize,
+    pub tokens: usize,
+    /// Distance of the time to first token, and of each gap between tokens, from the computed one.
+    pub ttft_us: Vec<u32>,
+    pub itl_us: Vec<u32>,
+}
+
+impl Seen {
+    fn add(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.tokens += other.tokens;
+        self.ttft_us.extend(other.ttft_us);
+        self.itl_us.extend(other.itl_us);
+    }
+}
+
+/// In milliseconds; sorts.
+pub fn quantile_ms(of: &mut [u32], q: f64) -> f64 {
+    of.sort_unstable();
+    let at = (q * of.len() as f64) as usize;
+    f64::from(of[at.min(of.len() - 1)]) / 1e3
+}
+
+/// The number after a key in one event.
+fn number(event: &[u8], key: &str) -> Option<u64> {
+    let at = event.windows(key.len()).position(|w| w == key.as_bytes())? + key.len();
+    let digits = event[at..].iter().take_while(|b| b.is_ascii_digit());
+    Some(digits.fold(0, |n, b| n * 10 + u64::from(b - b'0')))
+}
+
+/// One request from its first byte to its last.
+async fn request(load: &Load, client: usize, turn: usize, seen: &mut Seen) {
+    // Streams that differ in length do not all end at once.
+    let tokens = load.output_tokens / 2 + (client * 7_919 + turn * 104_729) % load.output_tokens;
+    let prompt = format!("{client} {turn} ") + &"word ".repeat(load.prompt_words);
+    let body = json!({
+        "prompt": prompt, "max_tokens": tokens, "stream": true, "supernode_timing": true,
+    })
+    .to_string();
+    let stream = TcpStream::connect(load.address).await.unwrap();
+    let head = format!(
+        "POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let bytes = [head.as_bytes(), body.as_bytes()].concat();
+    let sent = Instant::now();
+    let mut written = 0;
+    while written < bytes.len() {
+        stream.writable().await.unwrap();
+        match stream.try_write(&bytes[written..]) {
+            Ok(n) => written += n,
+            Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::WouldBlock),
+        }
+    }
+    let wall_us = |ps: u64| ps as f64 / 1e6 / load.pace;
+    let (mut buffer, mut got) = (vec![0; 64 * 1024], 0);
+    let mut last: Option<(Instant, u64)> = None;
+    let (mut made, mut done) = (0, false);
+    loop {
+        stream.readable().await.unwrap();
+        match stream.try_read(&mut buffer[got..]) {
+            Ok(0) => break,
+            Ok(n) => got += n,
+            Err(e) => {
+                assert_eq!(e.kind(), std::io::ErrorKind::WouldBlock);
+                continue;
+            }
+        }
+        let now = Instant::now();
+        let mut from = 0;
+        while let Some(n) = buffer[from..got].windows(2).position(|w| w == b"\n\n") {
+            let event = &buffer[from..from + n];
+            from += n + 2;
+            done |= event.ends_with(b"data: [DONE]");
+            let Some(at_ps) = number(event, "\"at_ps\":") else {
+                continue;
+            };
+            made += 1;
+            match last {
+                None => {
+                    let arrival = number(event, "\"arrival_ps\":").unwrap();
+                    let seen_us = (now - sent).as_secs_f64() * 1e6;
+                    let off = (seen_us - wall_us(at_ps - arrival)).abs();
+                    seen.ttft_us.push(off as u32);
+                    last = Some((now, at_ps));
+                }
+                // Tokens of one step come together.
+                Some((_, ps)) if ps == at_ps => {}
+                Some((at, ps)) => {
+                    let gap_us = (now - at).as_secs_f64() * 1e6;
+                    seen.itl_us
+                        .push((gap_us - wall_us(at_ps - ps)).abs() as u32);
+                    last = Some((now, at_ps));
+                }
+            }
+        }
+        buffer.copy_within(from..got, 0);
+        got -= from;
+    }
+    assert!(done && made == tokens, "{made} of {tokens} tokens came");
+    seen.requests += 1;
+    seen.tokens += made;
+}
+
+/// Has all clients ask, each one request after the other, until the time is over.
+pub fn hold(load: &Load) -> Seen {
+    actix_rt::System::new().block_on(async {
+        let began = Instant::now();
+        let clients: Vec<_> = (0..load.streams)
+            .map(|client| {
+                let load = load.clone();
+                actix_rt::spawn(async move {
+                    let share = client as f64 / load.streams as f64;
+                    actix_rt::time::sleep(load.ramp.mul_f64(share)).await;
+                    let (mut seen, mut turn) = (Seen::default(), 0);
+                    while began.elapsed() < load.lasts {
+                        request(&load, client, turn, &mut seen).await;
+                        turn += 1;
+                    }
+                    seen
+                })
+            })
+            .collect();
+        let mut all = Seen::default();
+        for client in clients {
+            all.add(client.await.unwrap());
+        }
+        all
+    })
+}
+
+/// Memory of a process in MB, now.
+fn resident_mb(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
+    let kb: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kb / 1024)
+}
+
+/// Takes down the memory of a process in MB once a second until it is told to end.
+pub struct Watch {
+    end: std::sync::mpsc::Sender<()>,
+    thread: std::thread::JoinHandle<Vec<u64>>,
+}
+
+impl Watch {
+    pub fn new(pid: u32) -> Self {
+        let (end, ended) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let mut rows = Vec::new();
+            while ended.recv_timeout(Duration::from_secs(1)).is_err() {
+                rows.extend(resident_mb(pid));
+            }
+            rows
+        });
+        Self { end, thread }
+    }
+
+    pub fn rows(self) -> Vec<u64> {
+        let _ = self.end.send(());
+        self.thread.join().unwrap()
+    }
+}
+
+/// Prints what clients saw.
+pub fn show(title: &str, seen: &mut Seen, lost_s: f64, memory_mb: &[u64]) {
+    let [ttft50, ttft99] = [0.5, 0.99].map(|q| quantile_ms(&mut seen.ttft_us, q));
+    let [itl50, itl99] = [0.5, 0.99].map(|q| quantile_ms(&mut seen.itl_us, q));
+    println!(
+        "{title}: {} requests, {} tokens; off by: TTFT p50 {ttft50:.2} ms, p99 {ttft99:.2} ms; ITL p50 {itl50:.2} ms, \
+         p99 {itl99:.2} ms; pace lost {lost_s:.2} s; memory by second {memory_mb:?} MB",
+        seen.requests, seen.tokens
+    );
+}
