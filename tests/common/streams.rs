@@ -163,6 +163,36 @@ fn resident_mb(pid: u32) -> Option<u64> {
     Some(kb / 1024)
 }
 
+/// How late a sleeping thread of this computer wakes up, in milliseconds: what other work on it adds to all that clients see.
+pub struct Lateness {
+    end: std::sync::mpsc::Sender<()>,
+    thread: std::thread::JoinHandle<Vec<u32>>,
+}
+
+impl Lateness {
+    const NAP: Duration = Duration::from_millis(2);
+
+    pub fn watch() -> Self {
+        let (end, ended) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let mut late_us = Vec::new();
+            let mut slept = Instant::now();
+            while ended.recv_timeout(Self::NAP).is_err() {
+                let late = slept.elapsed().saturating_sub(Self::NAP);
+                late_us.push(late.as_micros() as u32);
+                slept = Instant::now();
+            }
+            late_us
+        });
+        Self { end, thread }
+    }
+
+    pub fn quantile_ms(self, q: f64) -> f64 {
+        let _ = self.end.send(());
+        quantile_ms(&mut self.thread.join().unwrap(), q)
+    }
+}
+
 /// Takes down the memory of a process in MB once a second until it is told to end.
 pub struct Watch {
     end: std::sync::mpsc::Sender<()>,
