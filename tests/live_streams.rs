@@ -17,21 +17,16 @@ fn what_many_clients_see_is_what_the_machine_computed() {
         address: up.address.parse().unwrap(),
         streams: 100,
         ramp: Duration::from_secs(1),
-        lasts: Duration::from_secs(4),
+        warm: Duration::from_secs(3),
+        lasts: Duration::from_secs(7),
         pace: 0.1,
         prompt_words: 60,
         output_tokens: 60,
     };
-    // What the machine simulates for the first time may take longer than it should: that is not looked at.
-    hold(&Load {
-        lasts: Duration::from_secs(2),
-        ..load.clone()
-    });
     let lost = || up.metric("supernode_pace_lost_seconds_total");
-    let before = lost();
     let watch = Watch::new(up.child.id());
     let lateness = Lateness::watch();
-    let mut seen = hold(&load);
+    let (mut seen, before) = hold(&load, lost);
     let late_ms = lateness.quantile_ms(0.99);
     let (lost_s, memory_mb) = (lost() - before, watch.rows());
     show("100 streams", &mut seen, lost_s, &memory_mb);

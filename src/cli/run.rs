@@ -69,10 +69,13 @@ pub struct Args {
 /// More shards than this seldom pay for the windows they wait in.
 const DEFAULT_SHARDS_MAX: usize = 2;
 
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// One per core, as far as that pays and a shard has a node of its own.
-pub fn default_shards(nodes: u32) -> u32 {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (cores.min(DEFAULT_SHARDS_MAX) as u32).min(nodes)
+pub fn default_shards(cores: usize, nodes: u32) -> u32 {
+    (cores.clamp(1, DEFAULT_SHARDS_MAX) as u32).min(nodes)
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -92,7 +95,9 @@ pub fn run(args: &Args) -> Result<()> {
     let bar = Bar::new(args.quiet, prepared.requests());
     let running = Running::new();
     let nodes = prepared.machine.node_count();
-    let shards = args.shards.unwrap_or_else(|| default_shards(nodes));
+    let shards = args
+        .shards
+        .unwrap_or_else(|| default_shards(cores(), nodes));
     let mut tracing = match &options {
         Some(options) => Some(Tracing::start(args, options, &prepared)?),
         None => None,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::interrupt::{self, Running};
 use super::output;
-use super::run::default_shards;
+use super::run::{cores, default_shards};
 use super::scenario_args::ScenarioArgs;
 use crate::error::{Error, Result};
 use crate::live::{
@@ -66,7 +66,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
 
-    /// Threads that share the machine [default: one per core, at most 2]
+    /// Threads that share the machine [default: one per core that HTTP leaves (half of them, at most 4), at most 2]
     #[arg(allow_negative_numbers = true, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     shards: Option<u32>,
 
@@ -78,6 +78,9 @@ pub struct Args {
     #[arg(short, long)]
     quiet: bool,
 }
+
+/// All streams of a decode group get their tokens at once, so HTTP comes in bursts; a few threads are enough for them.
+const HTTP_THREADS_MAX: usize = 4;
 
 /// Open requests get so long to end after Ctrl-C.
 const DRAIN_MOST: Duration = Duration::from_secs(60);
@@ -93,7 +96,9 @@ pub fn run(args: &Args) -> Result<()> {
     let address = bound.address;
     let prepared = Prepared::new(scenario)?;
     let nodes = prepared.machine.node_count();
-    let shards = args.shards.unwrap_or_else(|| default_shards(nodes));
+    let http = (cores() / 2).clamp(1, HTTP_THREADS_MAX);
+    let left = cores().saturating_sub(http);
+    let shards = args.shards.unwrap_or_else(|| default_shards(left, nodes));
     let launched = prepared.launch_live(shards)?;
     let started = Instant::now();
     let supernode = launched.supernode;
@@ -137,7 +142,7 @@ pub fn run(args: &Args) -> Result<()> {
             move |text| say(quiet, text)
         }),
     };
-    let server = bound.serve(gateway.clone(), Desk::new(context(), machine.clone()))?;
+    let server = bound.serve(http, gateway.clone(), Desk::new(context(), machine.clone()))?;
     say(
         args.quiet,
         &format!(

@@ -96,12 +96,15 @@ impl Clock {
         Some(self.wall + Duration::from_secs_f64(ahead_s.min(86_400.0)))
     }
 
+    /// How much later than it was due something of `ps` comes about on the wall.
+    pub fn behind(&self, wall: Instant, ps: Ps) -> Duration {
+        self.wall_of(ps)
+            .map_or(Duration::ZERO, |due| wall.saturating_duration_since(due))
+    }
+
     /// How late the machine is, on the wall, having reached `reached`. Lets it off what is too much.
     pub fn late(&mut self, wall: Instant, reached: Ps) -> Duration {
-        let Some(due) = self.wall_of(reached) else {
-            return Duration::ZERO;
-        };
-        let late = wall.saturating_duration_since(due);
+        let late = self.behind(wall, reached);
         if late > LATE_MOST {
             let off = late - LATE_MOST;
             self.wall += off;

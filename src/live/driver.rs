@@ -75,6 +75,10 @@ pub struct Driver {
     sampled: Instant,
 }
 
+fn late_us(clock: &Clock, now: Instant, ps: Ps) -> u32 {
+    u32::try_from(clock.behind(now, ps).as_micros()).unwrap_or(u32::MAX)
+}
+
 /// A machine that has been drained.
 pub struct Finished {
     pub stats: RunStats,
@@ -342,6 +346,7 @@ impl Driver {
                 id,
                 arrival_ps,
                 home,
+                late_us: late_us(&self.clock, Instant::now(), arrival_ps),
             });
         }
         if self.offered.len() == RECORDS_MOST {
@@ -364,6 +369,7 @@ impl Driver {
 
     /// Gives what the machine has made to who waits for it.
     fn hand_out(&mut self) {
+        let now = Instant::now();
         let mut out = std::mem::take(&mut self.out);
         self.machine.take_deliveries(&mut out);
         for Delivery {
@@ -384,7 +390,12 @@ impl Driver {
                     }
                     open.last_ps = at_ps;
                     if let Some(mailbox) = &open.mailbox {
-                        mailbox.put(Tokens { count, at_ps, by });
+                        mailbox.put(Tokens {
+                            count,
+                            at_ps,
+                            by,
+                            late_us: late_us(&self.clock, now, at_ps),
+                        });
                     }
                 }
                 Delivered::Ended(record) => self.ended(record),

@@ -19,6 +19,8 @@ pub struct Ticket {
     pub arrival_ps: Ps,
     /// CPU index of its home.
     pub home: u32,
+    /// How far the machine was behind the wall then, in microseconds.
+    pub late_us: u32,
 }
 
 /// Tokens that reached the home together.
@@ -27,6 +29,8 @@ pub struct Tokens {
     pub count: u32,
     pub at_ps: Ps,
     pub by: Actor,
+    /// How far the machine was behind the wall when it gave them away, in microseconds.
+    pub late_us: u32,
 }
 
 /// What a reader finds next.
@@ -118,6 +122,7 @@ mod tests {
                 count: 2,
                 at_ps,
                 by: 1,
+                late_us: 0,
             });
         }
         mailbox.lost();

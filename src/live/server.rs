@@ -62,8 +62,8 @@ impl Bound {
         })
     }
 
-    /// Serves until stopped.
-    pub fn serve(self, gateway: Gateway, desk: Desk) -> Result<Server> {
+    /// Serves on so many threads until stopped.
+    pub fn serve(self, threads: usize, gateway: Gateway, desk: Desk) -> Result<Server> {
         let Self {
             listener, token, ..
         } = self;
@@ -88,9 +88,9 @@ impl Bound {
                             .configure(page::routes)
                             .default_service(web::to(nowhere))
                     })
-                    .workers(1)
+                    .workers(threads)
                     .backlog(BACKLOG)
-                    .max_connections(CONNECTIONS_MOST)
+                    .max_connections(CONNECTIONS_MOST / threads)
                     // A token is a small write that must not wait for the last one's acknowledgement.
                     .tcp_nodelay(true)
                     .h1_allow_half_closed(false)

@@ -13,9 +13,12 @@ use serde_json::{Value, json};
 use supernode_actors::request::{Outcome, RequestRecord};
 
 use super::gateway::{Gateway, Submission};
-use super::mailbox::{Mailbox, Next, Ticket};
+use super::mailbox::{Mailbox, Next, Tokens};
 use super::openai::{Asking, Choice};
 use super::text;
+
+/// Room for the events of a step, so that they are written without growing.
+const EVENTS_BYTES: usize = 1_024;
 
 /// One choice that is being made.
 struct Making {
@@ -164,7 +167,7 @@ impl Answering {
                         m.made += t.count;
                         if self.asking.stream {
                             for token in from..from + t.count {
-                                self.token(i, token, t.at_ps, out);
+                                self.token(i, token, &t, out);
                             }
                         }
                     }
@@ -219,7 +222,7 @@ impl Answering {
         }
     }
 
-    fn token(&mut self, i: usize, token: u32, at_ps: u64, out: &mut String) {
+    fn token(&mut self, i: usize, token: u32, came: &Tokens, out: &mut String) {
         let m = &mut self.making[i];
         let word = m.choice.answer.word(token);
         // Words are ASCII letters: they need no escapes.
@@ -234,7 +237,17 @@ impl Answering {
         } else {
             None
         };
-        let timing = (self.asking.timing).then(|| (at_ps, m.mailbox.ticket()));
+        let timing = (self.asking.timing).then(|| {
+            let ticket = m.mailbox.ticket();
+            Timing {
+                arrival_ps: ticket.map_or(0, |t| t.arrival_ps),
+                at_ps: came.at_ps,
+                late_us: match ticket {
+                    Some(t) if token == 0 => came.late_us.max(t.late_us),
+                    _ => came.late_us,
+                },
+            }
+        });
         self.chunk(i, Piece::Text(word, kept), usage, timing, out);
     }
 
@@ -251,7 +264,7 @@ impl Answering {
         i: usize,
         piece: Piece,
         usage: Option<Value>,
-        timing: Option<(u64, Option<Ticket>)>,
+        timing: Option<Timing>,
         out: &mut String,
     ) {
         let c = &self.making[i].choice;
@@ -288,11 +301,15 @@ impl Answering {
         if let Some(usage) = usage {
             let _ = write!(out, ",\"usage\":{usage}");
         }
-        if let Some((at_ps, ticket)) = timing {
-            let arrival_ps = ticket.map_or(0, |t| t.arrival_ps);
+        if let Some(Timing {
+            arrival_ps,
+            at_ps,
+            late_us,
+        }) = timing
+        {
             let _ = write!(
                 out,
-                ",\"supernode\":{{\"arrival_ps\":{arrival_ps},\"at_ps\":{at_ps}}}"
+                ",\"supernode\":{{\"arrival_ps\":{arrival_ps},\"at_ps\":{at_ps},\"late_us\":{late_us}}}"
             );
         }
         out.push_str("}\n\n");
@@ -366,6 +383,14 @@ impl Answering {
     }
 }
 
+/// When a token came, and how far the machine was behind the wall then (or, for a first token, when it took the
+/// request in, if that was more).
+struct Timing {
+    arrival_ps: u64,
+    at_ps: u64,
+    late_us: u32,
+}
+
 enum Piece {
     Role,
     /// A word, and how many bytes of it with the space before it are kept.
@@ -392,6 +417,7 @@ impl Stream for Answering {
             return Poll::Ready(None);
         }
         let mut out = std::mem::take(&mut this.ahead);
+        out.reserve(EVENTS_BYTES);
         this.advance(cx, &mut out);
         if this.making.iter().all(|m| m.ended.is_some()) {
             this.finished = true;
@@ -410,6 +436,7 @@ impl Stream for Answering {
             out.push_str("data: [DONE]\n\n");
         }
         if out.is_empty() {
+            this.ahead = out;
             return Poll::Pending;
         }
         Poll::Ready(Some(Ok(Bytes::from(out))))
