@@ -191,7 +191,13 @@ fn the_page_shows_the_machine_and_breaks_the_part_that_is_clicked() {
     page.wait("document.querySelectorAll('#slow tr').length > 3");
     let slow = page.value("document.querySelector('#slow tr:nth-child(2)').innerText");
     assert!(slow.as_str().unwrap().contains("/cpu"), "{slow}");
-    for canvas in ["map", "rate", "latency"] {
+    for canvas in [
+        "map",
+        "output-curve",
+        "prompt-curve",
+        "tpot-curve",
+        "ttft-curve",
+    ] {
         // More than one colour is drawn.
         page.wait(&format!(
             "(() => {{ const c = document.getElementById('{canvas}'); \
