@@ -53,6 +53,13 @@ fn a_file_that_is_no_whole_trace_is_told_so() {
     );
 }
 
+#[test]
+fn a_trace_without_the_leader_of_a_group_says_how_to_get_its_steps() {
+    let dir = tempdir().unwrap();
+    let out = keep(&dir, "run", &["--trace-match", "node3/**"]);
+    refused(&["trace", "step", &out], &["no steps", "--trace-match"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_full_disk_does_not_end_the_run() {

@@ -22,6 +22,15 @@ fn open(width: f64, label: &str) -> String {
     )
 }
 
+/// Fits beside an axis.
+fn short(value: f64) -> String {
+    if value >= 1e6 {
+        format!("{} M", number(value / 1e6))
+    } else {
+        number(value)
+    }
+}
+
 /// A distribution on a logarithmic axis, with its percentiles and the objective.
 pub fn histogram(name: &str, mut ms: Vec<f64>, limit: Option<f64>) -> String {
     if ms.is_empty() {
@@ -157,7 +166,7 @@ pub fn over_time(requests: &[RequestRow], report: &Value, end_ps: u64) -> String
              <text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\">{}</text>",
             LEFT - 4.0,
             TOP + 8.0,
-            number(most)
+            short(most)
         );
         for i in 0..=4 {
             let s = end_s * f64::from(i) / 4.0;

@@ -45,6 +45,12 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let trace = open(&args.run)?;
     let roots = roots(&trace);
+    if roots.is_empty() {
+        return Err(Error::user(
+            "this trace has no steps: they are told by the die that leads a decode group, and no such die is in it; \
+             trace more of the machine (all of it: --trace-match '**')",
+        ));
+    }
     if args.group >= roots.len() {
         return Err(Error::user(format!(
             "--group {}: this trace has steps of {} decode groups",
