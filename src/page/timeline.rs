@@ -9,7 +9,7 @@ use crate::report::number;
 use crate::trace::Read;
 use crate::trace::ask::address_key;
 use crate::trace::ask::path::{StepSpans, roots, steps};
-use crate::trace::ask::step;
+use crate::trace::ask::step::{self, StepPath};
 use crate::trace::events::Key;
 
 const WIDTH: f64 = 1_280.0;
@@ -19,19 +19,36 @@ const RANKS_MAX: usize = 24;
 /// Layers that are drawn: a step has too many to tell them apart.
 const LAYERS: u64 = 6;
 
-/// Of the first group's steps that are whole in the trace, the one with most requests.
-fn busiest(trace: &Read, roots: &[String]) -> Option<u64> {
+/// Steps that are looked at to find one whose path is whole.
+const CANDIDATES_MAX: usize = 8;
+
+/// Of the first group's steps in the trace, one that is in it from start to end, and of those the one with most
+/// requests; without such a one, that with the longest path.
+fn busiest<'t>(trace: &'t Read, roots: &[String]) -> Option<(u64, StepSpans<'t>, StepPath)> {
     let known = steps(trace, roots, 0);
     let root = roots.first()?;
-    let whole = trace
+    let ended = trace
         .slices
         .iter()
         .filter(|s| s.what == What::GroupStep && trace.actor(s.track) == root);
-    whole
+    let mut by_requests: Vec<(u64, u64)> = ended
         .filter_map(|s| Some((s.notes.count(Key::Requests), s.notes.uint(Key::Run)?)))
         .filter(|(_, step)| known.contains(step))
-        .max()
-        .map(|(_, step)| step)
+        .collect();
+    by_requests.sort_unstable();
+    let mut best: Option<(u64, StepSpans<'t>, StepPath)> = None;
+    for (_, step) in by_requests.into_iter().rev().take(CANDIDATES_MAX) {
+        let spans = StepSpans::of(trace, roots, 0, step);
+        let path = step::of(&spans, step);
+        let whole = path.broken.is_none();
+        if whole || best.as_ref().is_none_or(|b| path.path_ps > b.2.path_ps) {
+            best = Some((step, spans, path));
+        }
+        if whole {
+            break;
+        }
+    }
+    best
 }
 
 const SHOWN: [Stage; 7] = [
@@ -47,9 +64,7 @@ const SHOWN: [Stage; 7] = [
 /// `None` when no step has its operators in the trace.
 pub fn of_busiest_step(trace: &Read) -> Option<String> {
     let roots = roots(trace);
-    let number_of_step = busiest(trace, &roots)?;
-    let spans = StepSpans::of(trace, &roots, 0, number_of_step);
-    let path = step::of(&spans, number_of_step);
+    let (number_of_step, spans, path) = busiest(trace, &roots)?;
     let mut dies: Vec<&String> = spans.ranks.keys().collect();
     dies.sort_by_key(|d| address_key(d));
     let every = dies.len().div_ceil(RANKS_MAX).max(1);

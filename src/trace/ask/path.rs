@@ -241,7 +241,7 @@ impl Walk<'_, '_> {
         };
         let source = source.ok_or("no sender of the phase is in the trace")?;
         let send = send_of(&source)
-            .ok_or_else(|| format!("what {source} sent is not in the trace: trace all dies"))?;
+            .ok_or_else(|| format!("what {source} sent is not in the trace: trace all dies, and the step from its start"))?;
         let work = match own_lanes {
             true => Work::Lanes(stage),
             false => Work::Flag(stage),
