@@ -218,10 +218,12 @@ impl Board {
         if epoch(send.phase) < epoch(self.phases[t].number) {
             // Sent before its source heard that the step had been given up.
             let slots = self.shape.slots;
-            let lost = lost_units(&self.shape, send.source as usize, |i| {
-                &cells[i * slots..(i + 1) * slots]
-            });
-            self.lost_bytes += lost * u64::from(send.unit_bytes);
+            if !cells.is_empty() {
+                let lost = lost_units(&self.shape, send.source as usize, |i| {
+                    &cells[i * slots..(i + 1) * slots]
+                });
+                self.lost_bytes += lost * u64::from(send.unit_bytes);
+            }
             return;
         }
         if epoch(send.phase) > epoch(self.phases[t].number) {
