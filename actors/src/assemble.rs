@@ -103,6 +103,8 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
     let per_npu =
         u64::from(serving.decode.max_batch_per_npu) * u64::from(1 + serving.decode.mtp_tokens);
     let decode_memory = memory_of(&layout.decode, &decode_experts, per_npu, true);
+    // Tokens that a die sends to a slot are counted in 16 bits, those of all experts that it stands for together.
+    let counted = u64::from(u16::MAX) / per_npu.div_ceil(u64::from(dies_per_npu)).max(1);
     let per_npu = u64::from(serving.prefill.batch_tokens_per_npu);
     let prefill_memory = memory_of(&layout.prefill, &prefill_experts, per_npu, false);
     let prefill_free_bytes = match &prefill_memory {
@@ -116,6 +118,11 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
     // What is neither free nor workspace is weights.
     let held_bytes = d.hbm_gb * 1e9 * (1.0 - cal.memory.workspace_share);
     let decode_free_bytes = decode_kv_tokens as f64 * kv_bytes_per_token;
+    let experts_beside_max = decode_memory.as_ref().map_or(0, |m| {
+        let bytes = decode_free_bytes * serving.recovery.kv_for_experts;
+        let fit = (bytes / m.one_expert_bytes()) as u64;
+        fit.min(counted.saturating_sub(1)) as u32
+    });
     let phase_startup_us = cal
         .dispatch
         .startup_us
@@ -142,6 +149,7 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
         decode_experts,
         prefill_experts,
         decode_kv_tokens,
+        experts_beside_max,
         decode_memory,
         prefill_memory,
         block_bytes: (kv_bytes_per_token * f64::from(serving.cache.block_tokens)) as u64,

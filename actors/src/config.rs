@@ -295,8 +295,10 @@ section! {
         quiet_max_ms: f64 = 16_000.0,
         /// Clients of a CPU that does not answer turn to another after so long (assumed: one TCP retransmission time-out).
         client_ms: f64 = 1000.0,
-        /// A part that did not answer is left alone for so long (assumed: long enough not to run into it again and again).
+        /// A part that did not answer is left alone for so long (assumed: long enough not to run into it again and again). A request that nobody can serve now is offered again after `reply_ms`, after twice as long each time, and at last after this.
         suspect_ms: f64 = 1000.0,
+        /// Where so many decode dies are gone that experts lose their last copy and no redundant copy can make room, those that are left load them beside their own, into at most this share of their memory for KV (assumed: half, the rest being for requests; 0: the group waits until dies are back).
+        kv_for_experts: f64 = 0.5,
         /// A request is started again so many times before it is given up.
         retries_max: u32 = 16,
         /// A request that found no part to serve it is given up after so long (assumed: clients wait about as long).

@@ -110,6 +110,11 @@ impl DieMemory {
             + self.workspace_bytes
     }
 
+    /// One expert of all layers.
+    pub fn one_expert_bytes(&self) -> f64 {
+        self.experts_bytes / f64::from(self.experts_per_die.max(1))
+    }
+
     /// What is left for KV.
     ///
     /// # Errors

@@ -45,6 +45,8 @@ pub struct Shared {
     pub decode_busiest: Option<Busiest>,
     /// Tokens of KV that a decode die has memory for.
     pub decode_kv_tokens: u64,
+    /// Experts that a decode die may hold beside those of its slots, of all layers each, while ranks are missing.
+    pub experts_beside_max: u32,
     /// What is in the HBM of a die, by pool.
     pub decode_memory: Option<DieMemory>,
     pub prefill_memory: Option<DieMemory>,
@@ -84,6 +86,11 @@ pub struct Counters {
 }
 
 impl Shared {
+    /// Weights of one expert of one layer.
+    pub fn expert_bytes(&self) -> f64 {
+        self.model.expert_params() * self.serving.precision.weights.bytes()
+    }
+
     pub fn node_of_die(&self, die: u32) -> u32 {
         die / self.machine.dies_per_node()
     }
@@ -137,9 +144,14 @@ impl Shared {
         i > 0 && now - strikes[i - 1] < SETTLES_PS
     }
 
+    /// Parts fail in this run.
+    pub fn has_faults(&self) -> bool {
+        !self.strikes_ps.read().expect("no writer panics").is_empty()
+    }
+
     /// Tokens go home step by step: always where faults may cut a request short.
     pub fn streams_tokens(&self) -> bool {
-        self.stream_tokens || !self.strikes_ps.read().expect("no writer panics").is_empty()
+        self.stream_tokens || self.has_faults()
     }
 
     pub fn message_level(&self) -> bool {

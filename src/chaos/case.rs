@@ -76,6 +76,7 @@ impl Case {
         }
         case.plan = plan(r, &case.machine());
         case.moves_experts();
+        case.makes_room();
         case
     }
 
@@ -89,6 +90,15 @@ impl Case {
         e.eplb_interval_s = (1 + rng.below(10)) as f64 / 10.0;
         e.drift_s = if rng.below(2) == 0 { 0.3 } else { 0.0 };
         e.skew = pick(&mut rng, &[0.5, 1.0]);
+    }
+
+    /// What happens when experts find no slot: seeds below 1,000 wait for dies to come back, of the others every second does,
+    /// the rest take experts up beside those of their slots.
+    fn makes_room(&mut self) {
+        let mut rng = Rng::new(self.seed, 0x6265_7369_6465);
+        if self.seed < 1_000 || rng.below(2) == 0 {
+            self.serving.recovery.kv_for_experts = 0.0;
+        }
     }
 
     pub fn machine(&self) -> Machine {

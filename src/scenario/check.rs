@@ -173,6 +173,7 @@ pub fn check(s: &Scenario) -> Result<(), Wrong> {
     real("recovery.quiet_max_ms", r.quiet_max_ms, 0.1, 1e9)?;
     real("recovery.client_ms", r.client_ms, 0.1, 1e9)?;
     real("recovery.suspect_ms", r.suspect_ms, 0.1, 1e9)?;
+    real("recovery.kv_for_experts", r.kv_for_experts, 0.0, 1.0)?;
     whole("recovery.retries_max", r.retries_max.into(), 0, 1_000_000)?;
     real("recovery.give_up_s", r.give_up_s, 0.001, YEAR_S)?;
 

@@ -227,7 +227,7 @@ impl RankExperts {
         let from = self.loading_to;
         self.loading_to = (from + figures.layers_at_once).min(next.plans.len());
         let shared = env.shared;
-        let bytes = shared.model.expert_params() * shared.serving.precision.weights.bytes();
+        let bytes = shared.expert_bytes();
         for layer in from..self.loading_to {
             let old = of_layer(&self.plans, layer as u32);
             for &what in next.plans[layer].uses_of(self.rank) {

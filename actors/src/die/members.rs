@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::experts::{NewPlan, Plan, SlotUse, of_layer};
+use crate::experts::{NewPlan, Plan, Room, SlotUse, of_layer};
 
 /// Ranks of a group that take part from an epoch on. Each epoch begins with a clean board: what was under way is
 /// given up and done again.
@@ -61,28 +61,33 @@ pub enum Watch {
     Blocks,
 }
 
-/// The plans of a group without some of its ranks: what is left of each layer's plan, with experts that have no copy
-/// left in the place of redundant copies of others.
+/// The plans of a group without some of its ranks: what is left of each layer's plan, with places for experts that have
+/// no copy left. A rank holds up to `beside_max` beside those of its slots.
 ///
 /// # Errors
 /// The expert that has no place (`u32::MAX`: the shared one).
-pub fn repaired(plans: &[Plan], members: &Members) -> Result<Arc<Vec<Plan>>, u32> {
+pub fn repaired(plans: &[Plan], members: &Members, beside_max: u32) -> Result<Arc<Vec<Plan>>, u32> {
     let alive = |rank: u32| members.has(rank as u16);
-    let of_layer = |plan: &Plan| plan.repaired(&alive);
+    let left = |(first, plan): (usize, &Plan)| {
+        let first = first as u32;
+        plan.repaired(&alive, Room { beside_max, first })
+    };
     plans
         .iter()
-        .map(of_layer)
+        .enumerate()
+        .map(left)
         .collect::<Result<_, _>>()
         .map(Arc::new)
 }
 
-/// Whether a rank that has what `old` names for it lacks anything that `new` does.
-pub fn lacks(old: &[Plan], new: &[Plan], rank: u16) -> bool {
-    (0..old.len().max(new.len()) as u32).any(|layer| {
-        let has = of_layer(old, layer).uses_of(u32::from(rank));
-        let wants = of_layer(new, layer).uses_of(u32::from(rank));
-        wants
-            .iter()
-            .any(|w| *w != SlotUse::Empty && !has.contains(w))
-    })
+/// Experts of `layers` layers, one layer each, that a rank lacks which has what `old` names for it, of those that `new`
+/// does.
+pub fn lacking(old: &[Plan], new: &[Plan], rank: u16, layers: u32) -> u64 {
+    let lacked = |layer: u32| {
+        let rank = u32::from(rank);
+        let has: Vec<SlotUse> = of_layer(old, layer).weights_of(rank).collect();
+        let wants = of_layer(new, layer).weights_of(rank);
+        wants.filter(|w| !has.contains(w)).count() as u64
+    };
+    (0..layers).map(lacked).sum()
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::DecodeRank;
 use super::decode_root::DecodeRoot;
-use super::members::{Members, Watch, lacks, repaired};
+use super::members::{Members, Watch, lacking, repaired};
 use super::rejoin::Loading;
 use super::roll_call::{late_ps, ping_ps};
 use crate::env::Env;
@@ -255,10 +255,11 @@ impl DecodeRank {
         };
         let whole = u32::from(members.count()) == self.ranks(env);
         let had = self.plans_held();
+        let beside_max = env.shared.experts_beside_max;
         if whole {
-            self.shrunk = None;
-        } else if let Ok(left) = repaired(&plans, &members) {
-            self.shrunk = Some(left);
+            self.shrink(None, env);
+        } else if let Ok(left) = repaired(&plans, &members, beside_max) {
+            self.shrink(Some(left), env);
         } else {
             // Too few are left to hold every expert: nobody can be served here until others are back.
             let (now, me) = (env.now(), env.ctx.me());
@@ -271,7 +272,8 @@ impl DecodeRank {
         }
         let root = self.actor_of(members.root, env);
         self.experts.begin_epoch(root, number, plans);
-        let load = lacks(&had, &self.plans_held(), self.rank);
+        let layers = env.shared.model.moe_layers() + env.shared.model.mtp_layers;
+        let lacking = lacking(&had, &self.plans_held(), self.rank, layers);
         let now = env.now();
         self.watch.news_ps = now;
         self.watch.out = false;
@@ -288,8 +290,8 @@ impl DecodeRank {
         self.watch.members = Arc::new(members);
         if self.watch.loading == Some(Loading::Member) {
             // It says so when its weights are here.
-        } else if load {
-            self.load(Loading::Experts, env);
+        } else if lacking > 0 {
+            self.load(Loading::Experts(lacking), env);
         } else {
             self.joined(env);
         }

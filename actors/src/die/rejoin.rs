@@ -17,7 +17,8 @@ pub enum Loading {
     All,
     /// As `All`, for a rank that takes part already.
     Member,
-    Experts,
+    /// So many experts of one layer each.
+    Experts(u64),
 }
 
 impl DecodeRank {
@@ -40,6 +41,7 @@ impl DecodeRank {
         let mut new = Self::new(self.group, self.rank, env.shared);
         new.slowed = slowed;
         new.shrunk = self.shrunk.take();
+        new.kv_tokens_max = self.kv_tokens_max;
         new.experts = experts;
         new.root = None;
         new.phase = self.phase;
@@ -56,7 +58,7 @@ impl DecodeRank {
     pub(super) fn crashed(&mut self, env: &mut Env<'_, '_>) {
         self.forget(env);
         self.experts.forget_plans(env.shared);
-        self.shrunk = None;
+        self.shrink(None, env);
     }
 
     /// It hung, and goes on: perhaps the others went on without it.
@@ -195,7 +197,7 @@ impl DecodeRank {
 
     /// All weights of this die are here.
     pub fn has_weights(&mut self, env: &mut Env<'_, '_>) {
-        if self.watch.loading != Some(Loading::Experts) {
+        if !matches!(self.watch.loading, Some(Loading::Experts(_))) {
             self.loaded(env);
         }
     }
@@ -205,11 +207,7 @@ impl DecodeRank {
         let s = env.shared;
         let bytes = match what {
             Loading::All | Loading::Member => s.decode_weight_bytes,
-            Loading::Experts => {
-                let params = s.model.expert_params() * s.serving.precision.weights.bytes();
-                let layers = f64::from(s.model.moe_layers() + s.model.mtp_layers);
-                (params * layers) as u64
-            }
+            Loading::Experts(n) => (s.expert_bytes() * n as f64) as u64,
         };
         ask_for_weights(bytes, env);
     }
@@ -217,7 +215,7 @@ impl DecodeRank {
     pub fn loaded(&mut self, env: &mut Env<'_, '_>) {
         match self.watch.loading.take() {
             Some(Loading::All) => self.say_hello(env),
-            Some(Loading::Experts | Loading::Member) => self.joined(env),
+            Some(Loading::Experts(_) | Loading::Member) => self.joined(env),
             None => {}
         }
     }
@@ -225,7 +223,7 @@ impl DecodeRank {
     pub(super) fn weights_late(&mut self, env: &mut Env<'_, '_>) {
         // Where blocks are loaded, each is looked after by itself.
         if let Some(what) = self.watch.loading
-            && (env.shared.weights.is_none() || what == Loading::Experts)
+            && (env.shared.weights.is_none() || matches!(what, Loading::Experts(_)))
         {
             self.load(what, env);
         }

@@ -96,18 +96,30 @@ fn largest_of(k: usize) -> f64 {
     (first - (ln.ln() + (4.0 * std::f64::consts::PI).ln()) / (2.0 * first)).max(0.5)
 }
 
-fn class(plan: &Plan, routing: &Routing, balance: Balance, shared_experts: u32) -> Class {
-    let slots = plan.slots_per_rank as usize;
-    let top_k: f64 = routing.include().iter().sum();
-    let unit = |slot: SlotUse| match slot {
+/// Units that a copy of an expert gets per token of the group; the shared expert stands for `shared_experts`.
+pub fn unit_of(
+    what: SlotUse,
+    plan: &Plan,
+    routing: &Routing,
+    balance: Balance,
+    shared_experts: u32,
+) -> f64 {
+    match what {
         SlotUse::Empty => 0.0,
         SlotUse::Shared => f64::from(shared_experts) / plan.shared.len().max(1) as f64,
-        SlotUse::Routed(_) if balance == Balance::Perfect => top_k / plan.copies.len() as f64,
+        SlotUse::Routed(_) if balance == Balance::Perfect => {
+            routing.include().iter().sum::<f64>() / plan.copies.len() as f64
+        }
         SlotUse::Routed(e) => {
             let e = usize::from(e);
             routing.include()[e] / plan.copies_of(e).len() as f64
         }
-    };
+    }
+}
+
+fn class(plan: &Plan, routing: &Routing, balance: Balance, shared_experts: u32) -> Class {
+    let slots = plan.slots_per_rank as usize;
+    let unit = |what: SlotUse| unit_of(what, plan, routing, balance, shared_experts);
     let ranks = plan.uses.chunks(slots);
     let is_routed = |slot: &SlotUse| matches!(slot, SlotUse::Routed(_));
     let sums = |routed_only: bool| -> Vec<f64> {

@@ -7,15 +7,17 @@ mod layers;
 mod messages;
 mod plan;
 mod popularity;
+mod repair;
 mod routing;
 mod tables;
 
-pub use busiest::Busiest;
+pub use busiest::{Busiest, unit_of};
 pub use drift::Drift;
 pub use eplb::{place, replicate};
 pub use layers::{ExpertLayers, ExpertSetup, of_layer, start_loads};
 pub use messages::{ExpertMsg, ExpertState, NewPlan};
 pub use plan::{Plan, SlotUse};
 pub use popularity::{ExpertFigures, PopularityFigures, popularity};
+pub use repair::Room;
 pub use routing::{Dealer, Routing};
 pub use tables::{ExpertTables, Placement};

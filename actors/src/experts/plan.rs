@@ -25,6 +25,9 @@ pub struct Plan {
     pub copies: Vec<u16>,
     /// Slots that hold the shared expert; empty: every rank computes it for its own tokens.
     pub shared: Vec<u16>,
+    /// While ranks are missing: experts that a rank holds beside those of its slots, with the slot that their tokens go to, in
+    /// order.
+    pub beside: Vec<(u16, SlotUse)>,
 }
 
 impl Plan {
@@ -155,7 +158,7 @@ impl Plan {
         Self::from_slots(slots_per_rank, uses, slots_of, shared)
     }
 
-    fn from_slots(
+    pub(super) fn from_slots(
         slots_per_rank: u32,
         uses: Vec<SlotUse>,
         slots_of: Vec<Vec<u16>>,
@@ -175,63 +178,8 @@ impl Plan {
             first,
             copies,
             shared,
+            beside: Vec::new(),
         }
-    }
-
-    /// The plan without the slots of ranks that `alive` excludes; `None` when an expert loses its last copy
-    /// (its number is given).
-    pub fn without(&self, alive: &dyn Fn(u32) -> bool) -> Result<Self, u32> {
-        let live = |slot: &&u16| alive(u32::from(**slot) / self.slots_per_rank);
-        let mut slots_of = Vec::new();
-        for e in 0..self.experts() {
-            let s: Vec<u16> = self.copies_of(e).iter().filter(live).copied().collect();
-            if s.is_empty() {
-                return Err(e as u32);
-            }
-            slots_of.push(s);
-        }
-        let shared: Vec<u16> = self.shared.iter().filter(live).copied().collect();
-        if shared.is_empty() && !self.shared.is_empty() {
-            return Err(u32::MAX);
-        }
-        Ok(Self::from_slots(
-            self.slots_per_rank,
-            self.uses.clone(),
-            slots_of,
-            shared,
-        ))
-    }
-
-    /// As `without`, but an expert or shared expert that loses its last copy takes the slot of a redundant copy of the
-    /// expert that has most.
-    ///
-    /// # Errors
-    /// The expert for which there is no such slot (`u32::MAX`: the shared one).
-    pub fn repaired(&self, alive: &dyn Fn(u32) -> bool) -> Result<Self, u32> {
-        let live = |slot: &&u16| alive(u32::from(**slot) / self.slots_per_rank);
-        let mut slots_of: Vec<Vec<u16>> = (0..self.experts())
-            .map(|e| self.copies_of(e).iter().filter(live).copied().collect())
-            .collect();
-        let mut shared: Vec<u16> = self.shared.iter().filter(live).copied().collect();
-        let mut uses = self.uses.clone();
-        for e in 0..slots_of.len() {
-            if slots_of[e].is_empty() {
-                let slot = spare(&mut slots_of, &mut shared).ok_or(e as u32)?;
-                uses[slot as usize] = SlotUse::Routed(e as u16);
-                slots_of[e].push(slot);
-            }
-        }
-        if shared.is_empty() && !self.shared.is_empty() {
-            let slot = spare(&mut slots_of, &mut shared).ok_or(u32::MAX)?;
-            uses[slot as usize] = SlotUse::Shared;
-            shared.push(slot);
-        }
-        Ok(Self::from_slots(
-            self.slots_per_rank,
-            uses,
-            slots_of,
-            shared,
-        ))
     }
 
     pub fn experts(&self) -> usize {
@@ -360,29 +308,13 @@ impl Plan {
 
     /// Experts that a rank holds weights of.
     pub fn held_by(&self, rank: u32) -> usize {
-        self.uses_of(rank)
-            .iter()
-            .filter(|u| **u != SlotUse::Empty)
-            .count()
+        self.weights_of(rank).count()
     }
 
     /// Experts on the fullest rank.
     pub fn most_on_a_rank(&self) -> u32 {
         let ranks = self.uses.len() as u32 / self.slots_per_rank;
         (0..ranks).map(|r| self.held_by(r)).max().unwrap_or(0) as u32
-    }
-}
-
-/// The slot of a copy that can be done without: of the routed expert with the most copies (the first of those), or of
-/// the shared one.
-fn spare(slots_of: &mut [Vec<u16>], shared: &mut Vec<u16>) -> Option<u16> {
-    let most = (0..slots_of.len()).max_by_key(|&e| (slots_of[e].len(), usize::MAX - e))?;
-    if slots_of[most].len() > 1 {
-        slots_of[most].pop()
-    } else if shared.len() > 1 {
-        shared.pop()
-    } else {
-        None
     }
 }
 
@@ -430,17 +362,6 @@ mod tests {
         let p = Plan::new(32, &[1.0; 256], 8, 32, 32, Balance::Eplb);
         assert_eq!(p.slots_per_rank, 10);
         assert!((0..32).all(|r| p.held_by(r) == 10));
-    }
-
-    #[test]
-    fn a_lost_rank_is_served_by_copies_or_named() {
-        let p = Plan::new(320, &[1.0; 256], 8, 32, 32, Balance::Eplb);
-        let two = (0..256).find(|&e| p.copies_of(e).len() == 2).unwrap();
-        let lost = u32::from(p.copies_of(two)[0]);
-        assert_eq!(p.without(&|r| r != lost).unwrap().copies_of(two).len(), 1);
-        let one = (0..256).find(|&e| p.copies_of(e).len() == 1).unwrap();
-        let lost = u32::from(p.copies_of(one)[0]);
-        assert_eq!(p.without(&|r| r != lost), Err(one as u32));
     }
 
     use crate::experts::popularity;

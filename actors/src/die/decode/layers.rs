@@ -1,6 +1,7 @@
 //! The layers of one step on a decode rank: two streams that take the microbatches in turn, and the waiting for all other
 //! ranks in dispatch and combine.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::DecodeRank;
@@ -8,7 +9,7 @@ use crate::compute::{DecodeTimes, MicrobatchLoad, Share};
 use crate::config::Balance;
 use crate::die::experts::RankExperts;
 use crate::env::Env;
-use crate::experts::{Dealer, Plan, Routing, of_layer};
+use crate::experts::{Dealer, Plan, Routing, SlotUse, of_layer, unit_of};
 use crate::fabric::{PhaseOut, Sent};
 use crate::message::Msg;
 use crate::time::{Ps, ps_from_us};
@@ -278,12 +279,14 @@ impl DecodeRank {
             let bytes = f64::from(units) * f64::from(dispatch_bytes(shared)) * cal.assemble_passes;
             let assemble_ps = ps_from_us(cal.assemble_us)
                 + crate::time::ps_from_s(times.roof.vector_s(bytes, share));
-            let experts_ps = times.experts_ps(&self.per_slot, share);
+            let layer = self.step.next_moe.0;
+            let (plan, routing) = plan_at(self.shrunk.as_deref(), &self.experts, layer);
+            let (uses, units) = by_expert(plan, routing, self.rank, &self.per_slot, shared);
+            let experts_ps = times.experts_ps(&units, share);
             let start = complete_ps + assemble_ps;
             let from_ps = self.step.stage_from_ps;
             env.stage(Stage::Dispatch, from_ps, start, place, waited.0, waited.1);
-            let (plan, _) = plan_at(self.shrunk.as_deref(), &self.experts, self.step.next_moe.0);
-            let busiest = env.busiest_expert(plan.uses_of(u32::from(self.rank)), &self.per_slot);
+            let busiest = env.busiest_expert(&uses, &units);
             env.stage(
                 Stage::Experts,
                 start,
@@ -459,6 +462,24 @@ pub(in crate::die) fn sum_by_slot(received: &[u16], per_slot: &mut [u32]) {
 /// Bytes of one expert output on its way back: BF16.
 pub fn combine_bytes(shared: &Shared) -> u32 {
     shared.model.hidden * 2
+}
+
+/// A rank's experts with the units of each: slot by slot, unless slots stand for several.
+fn by_expert<'a>(
+    plan: &'a Plan,
+    routing: &Routing,
+    rank: u16,
+    per_slot: &'a [u32],
+    shared: &Shared,
+) -> (Cow<'a, [SlotUse]>, Cow<'a, [u32]>) {
+    let rank = u32::from(rank);
+    if plan.beside_of(rank).is_empty() {
+        return (plan.uses_of(rank).into(), per_slot.into());
+    }
+    let (balance, shared_experts) = (shared.serving.experts.balance, shared.model.shared_experts);
+    let unit = |what| unit_of(what, plan, routing, balance, shared_experts);
+    let (uses, units) = plan.by_expert(rank, per_slot, &unit);
+    (uses.into(), units.into())
 }
 
 /// Plan and routing of an MoE layer in the running step, of all ranks or of those that are left.

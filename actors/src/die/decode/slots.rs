@@ -1,7 +1,10 @@
 //! Slots and KV memory of a decode rank: who asks for a place, who waits for one, who gives it back.
 
+use std::sync::Arc;
+
 use super::DecodeRank;
 use crate::env::Env;
+use crate::experts::{Plan, of_layer};
 use crate::message::{Claim, Msg};
 use crate::runtime::Actor;
 use crate::trace::Mark;
@@ -43,6 +46,11 @@ impl DecodeRank {
     pub(super) fn grant_waiting(&mut self, env: &mut Env<'_, '_>) {
         while let Some((_, claim)) = self.waiting.front() {
             let kv = u64::from(claim.context) + u64::from(claim.left);
+            if kv > self.kv_tokens_max {
+                let (_, claim) = self.waiting.pop_front().expect("it was just there");
+                send_back(&claim, env);
+                continue;
+            }
             if self.slots_used >= self.slots_max || self.kv_tokens_used + kv > self.kv_tokens_max {
                 return;
             }
@@ -139,6 +147,28 @@ impl DecodeRank {
         )
     }
 
+    /// The group's plans while ranks are missing, or none when all are there. Experts that are held beside those of the
+    /// slots take memory from KV: requests that have no place any more, the latest first, go back to their homes.
+    pub(in crate::die) fn shrink(&mut self, plans: Option<Arc<Vec<Plan>>>, env: &mut Env<'_, '_>) {
+        let shared = env.shared;
+        let rank = u32::from(self.rank);
+        let layers = shared.model.moe_layers() + shared.model.mtp_layers;
+        let beside = plans.as_ref().map_or(0, |plans| {
+            let of = |layer: u32| of_layer(plans, layer).beside_of(rank).len();
+            (0..layers).map(of).sum()
+        });
+        let tokens = (beside as f64 * shared.expert_bytes() / shared.kv_bytes_per_token).ceil();
+        self.kv_tokens_max = shared.decode_kv_tokens.saturating_sub(tokens as u64);
+        self.shrunk = plans;
+        while self.kv_tokens_used > self.kv_tokens_max {
+            let late = self.granted.last().or(self.joining.last());
+            let last = late.or(self.active.last().map(|a| &a.claim));
+            let request = last.expect("who uses memory is here").request;
+            let claim = self.let_go(request).expect("it was just there");
+            send_back(&claim, env);
+        }
+    }
+
     fn let_go(&mut self, request: u64) -> Option<Claim> {
         self.granted_ps.remove(&request);
         let claims = [&mut self.granted, &mut self.joining];
@@ -207,4 +237,11 @@ impl DecodeRank {
             None => Ok(()),
         }
     }
+}
+
+/// There is no memory for a request here: its home is to look elsewhere.
+fn send_back(claim: &Claim, env: &mut Env<'_, '_>) {
+    let home = env.shared.cpu_actor(claim.home);
+    let request = claim.request;
+    env.control(home, Msg::Refused { request });
 }
