@@ -382,9 +382,10 @@ pub enum Msg {
     Refused {
         request: u64,
     },
-    /// No decode die has taken it for a long time (to its home).
+    /// No decode die has taken it for a long time (to its home); one of those that were asked last.
     Unplaced {
         request: u64,
+        asked: crate::runtime::Actor,
     },
     /// Its home has started it again elsewhere.
     Release {

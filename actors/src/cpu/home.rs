@@ -1,7 +1,7 @@
 //! The home of requests: it puts them into the machine, remembers each until its last token, and records
 //! how it went.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 use crate::die::Placer;
@@ -26,6 +26,8 @@ pub struct Home {
     pub(super) placer: Placer,
     /// Prefill roots that did not answer lately, until when they are passed over.
     pub(super) suspects: BTreeMap<Actor, Ps>,
+    /// Dies of which was said that they are gone, and no more was heard.
+    pub(super) gone: BTreeSet<Actor>,
     pub(super) timer_ps: Option<Ps>,
     pub(super) dues: Dues,
     pub(super) switch: Switching,
@@ -39,6 +41,7 @@ impl Home {
             open: BTreeMap::new(),
             placer: Placer::default(),
             suspects: BTreeMap::new(),
+            gone: BTreeSet::new(),
             timer_ps: None,
             dues: Dues::default(),
             switch: Switching::default(),
@@ -156,6 +159,7 @@ impl Home {
         if env.shared.phase == Phase::Decode {
             self.claim_decode(id, env);
         } else {
+            self.open.get_mut(&id).expect("it is open").refused = 0;
             self.ask_prefill(id, env);
         }
     }
@@ -173,6 +177,7 @@ impl Home {
         let open = self.open.get_mut(&id).expect("it was just put in");
         open.backlog_awaited.clear();
         open.backlog_best = None;
+        open.backlog_asked_ps = now;
         open.holder = None;
         (open.asked, open.waits) = (0, 0);
         open.due_ps = now + ps_from_s(env.shared.serving.recovery.reply_ms * 1e-3);
@@ -188,6 +193,7 @@ impl Home {
                 .find(|r| !self.suspects.contains_key(r) && !open.backlog_awaited.contains(r))
                 .unwrap_or_else(|| root(0));
             if !open.backlog_awaited.contains(&to) {
+                open.backlog_asked = to;
                 open.backlog_awaited.push(to);
                 env.control(to, Msg::BacklogAsk { request });
             }
@@ -275,10 +281,15 @@ impl Home {
         waiting: u32,
         env: &mut Env<'_, '_>,
     ) {
+        if let Some(die) = self.placer.reply(from, request, free, waiting, env) {
+            self.claimed(request, die, env);
+        }
+    }
+
+    /// A slot for a request has been claimed at a die, which has it from now on.
+    pub(super) fn claimed(&mut self, request: u64, die: Actor, env: &mut Env<'_, '_>) {
         let due_ps = env.now() + ps_from_s(env.shared.serving.recovery.quiet_ms * 1e-3);
-        if let Some(die) = self.placer.reply(from, request, free, waiting, env)
-            && let Some(open) = self.current(request)
-        {
+        if let Some(open) = self.current(request) {
             open.holder = Some(die);
             open.due_ps = due_ps;
             self.dues.set(due_ps, request & ID);
@@ -288,6 +299,7 @@ impl Home {
     /// A part speaks of a try: the open request, or the part is told that nobody waits for that try any more.
     fn spoken_of(&mut self, request: u64, env: &mut Env<'_, '_>) -> Option<&mut Open> {
         let from = env.from;
+        self.gone.remove(&from);
         if self.current(request).is_none() {
             env.control(from, Msg::Release { request });
             return None;

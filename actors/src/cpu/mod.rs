@@ -51,7 +51,7 @@ impl Cpu {
             Msg::Watch(_) => self.home.overdue(env),
             Msg::Placed { request } => self.home.placed(request, env),
             Msg::Refused { request } => self.home.refused(from, request, env),
-            Msg::Unplaced { request } => self.home.unplaced(request, env),
+            Msg::Unplaced { request, asked } => self.home.unplaced(request, asked, env),
             Msg::Answer { request, held } => self.home.answer(from, request, held, env),
             Msg::Gone { die } => self.home.gone(die, env),
             Msg::LoadAsk { bytes } => env.transfer(from, bytes, Plane::Ub, Msg::Loaded),

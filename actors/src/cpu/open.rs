@@ -20,6 +20,10 @@ pub(super) struct Open {
     /// Prefill groups that have not said their backlog, and the best that did.
     pub(super) backlog_awaited: Vec<Actor>,
     pub(super) backlog_best: Option<(u64, Actor)>,
+    /// One of them, when they were asked, and rounds before in which none could take it.
+    pub(super) backlog_asked: Actor,
+    pub(super) backlog_asked_ps: Ps,
+    pub(super) refused: u32,
     /// Who has it, as far as its home knows.
     pub(super) holder: Option<Actor>,
     /// Nobody waits for it any more: it ends when who holds it has let go.
@@ -50,6 +54,9 @@ impl Open {
             retries: 0,
             backlog_awaited: Vec::new(),
             backlog_best: None,
+            backlog_asked: 0,
+            backlog_asked_ps: now,
+            refused: 0,
             holder: None,
             cancelling: false,
             die,
@@ -67,13 +74,13 @@ impl Open {
         self.backlog_best.is_some_and(|b| b.0 != u64::MAX)
     }
 
-    /// Why it fails that nobody has taken.
-    pub(super) fn untaken(&self, by: &str, seconds: f64) -> String {
-        let after = match self.why.as_str() {
-            "" => String::new(),
-            why => format!(", after {why}"),
+    /// Why it fails that nobody has taken; `else_why` where nothing was lost that had it before.
+    pub(super) fn untaken(&self, by: &str, seconds: f64, else_why: String) -> String {
+        let why = match self.why.as_str() {
+            "" => else_why,
+            why => format!("after {why}"),
         };
-        format!("no {by} took it for {seconds} s{after}")
+        format!("no {by} took it for {seconds} s, {why}")
     }
 
     /// What parts call the present try.

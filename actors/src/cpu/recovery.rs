@@ -1,9 +1,11 @@
 //! What a home does about requests that it hears nothing of, and what clients do about a CPU that does not answer.
 
+use std::collections::BTreeSet;
+
 use super::Home;
 use super::home::mark_arrived;
 use super::open::{Open, Source};
-use crate::die::Watch;
+use crate::die::{Watch, pause_ps};
 use crate::env::Env;
 use crate::fault::NoteKind;
 use crate::message::Msg;
@@ -28,7 +30,9 @@ impl Home {
 
     /// Timer: looks after requests that something should have been heard of.
     pub fn overdue(&mut self, env: &mut Env<'_, '_>) {
-        self.placer.overdue(env);
+        for (request, die) in self.placer.overdue(env) {
+            self.claimed(request, die, env);
+        }
         let now = env.now();
         if self.timer_ps.is_none_or(|t| t > now) {
             return;
@@ -64,15 +68,16 @@ impl Home {
                 } else {
                     "prefill group"
                 };
-                let why = open.untaken(what, r.give_up_s);
                 let name = open.name();
+                let asked = self.placer.asked(name).unwrap_or(open.backlog_asked);
+                let why = open.untaken(what, r.give_up_s, lost(&self.gone, asked, env));
                 self.placer.drop_request(name);
                 return self.end(id, Outcome::Failed(why), env);
             }
             if env.shared.phase == crate::launch::Phase::Decode {
                 open.due_ps = now + ps_from_s(r.quiet_ms * 1e-3);
             } else if !self.send_prompt_if_any(id, env) {
-                self.ask_prefill(id, env);
+                self.ask_prefill_again(id, env);
             }
             return;
         };
@@ -85,6 +90,19 @@ impl Home {
         open.due_ps = now + ping_ps;
         let request = open.name();
         env.control(holder, Msg::Ask { request });
+    }
+
+    /// No prefill group could take a request: others are asked, after a pause that is doubled each time.
+    fn ask_prefill_again(&mut self, id: u64, env: &mut Env<'_, '_>) {
+        let give_up_ps = ps_from_s(env.shared.serving.recovery.give_up_s);
+        let open = self.open.get_mut(&id).expect("it is looked after");
+        let again_ps = open.backlog_asked_ps + pause_ps(open.refused, env);
+        if again_ps > env.now() {
+            open.due_ps = again_ps.min(open.seeking_ps + give_up_ps);
+            return;
+        }
+        open.refused += 1;
+        self.ask_prefill(id, env);
     }
 
     /// Sends the prompt if any group has answered that can take it.
@@ -117,6 +135,7 @@ impl Home {
 
     /// A die is gone, with all that it had.
     pub fn gone(&mut self, die: Actor, env: &mut Env<'_, '_>) {
+        self.gone.insert(die);
         let lost: Vec<u64> = self
             .open
             .iter()
@@ -139,15 +158,19 @@ impl Home {
         }
     }
 
-    /// No decode die takes a request.
-    pub fn unplaced(&mut self, request: u64, env: &mut Env<'_, '_>) {
+    /// No decode die takes a request; `asked` is one of those that were asked last.
+    pub fn unplaced(&mut self, request: u64, asked: Actor, env: &mut Env<'_, '_>) {
         let from = env.from;
-        env.control(from, Msg::Release { request });
+        // A home that looks for a slot itself has nothing to let go of.
+        if from != env.ctx.me() {
+            env.control(from, Msg::Release { request });
+        }
         let give_up_s = env.shared.serving.recovery.give_up_s;
+        let lost = lost(&self.gone, asked, env);
         let Some(open) = self.current(request) else {
             return;
         };
-        let why = open.untaken("decode die", give_up_s);
+        let why = open.untaken("decode die", give_up_s, lost);
         self.end(request & ID, Outcome::Failed(why), env);
     }
 
@@ -188,6 +211,7 @@ impl Home {
     pub fn forget(&mut self) {
         self.placer = crate::die::Placer::default();
         self.suspects.clear();
+        self.gone.clear();
         self.timer_ps = None;
         self.forget_switch();
     }
@@ -230,7 +254,7 @@ impl Home {
         self.forget();
     }
 
-    /// A client turns to the next CPU after `wait_ps`.
+    /// A client turns to another CPU after `wait_ps`.
     fn pass_on(&mut self, mut r: Resubmitted, wait_ps: Ps, env: &mut Env<'_, '_>) {
         let homes = &env.shared.layout.homes;
         r.hops += 1;
@@ -248,7 +272,10 @@ impl Home {
                 cached_tokens: r.cached,
                 output_tokens: r.delivered,
                 retries: r.retries,
-                outcome: Outcome::Failed("no CPU answered".into()),
+                outcome: Outcome::Failed(format!(
+                    "no CPU answered, {} and all others being lost",
+                    address(r.left, env)
+                )),
             });
             if let Some(origin) = r.origin {
                 env.control(origin, Msg::StreamFree { die: r.die });
@@ -256,7 +283,8 @@ impl Home {
             return;
         }
         let place = homes.iter().position(|&c| c == self.cpu).unwrap_or(0);
-        let next = env.shared.cpu_actor(homes[(place + 1) % homes.len()]);
+        let next = homes[(place + stride(homes.len())) % homes.len()];
+        let next = env.shared.cpu_actor(next);
         env.control_after(wait_ps, next, Msg::Resubmit(Box::new(r)));
     }
 
@@ -323,8 +351,55 @@ impl Home {
 /// Tries are told apart by eight bits.
 const RETRIES_MAX: u32 = 250;
 
+/// How far from a CPU that does not answer the one is that its clients turn to: many are lost beside each other, so it is
+/// not the next. Whoever goes on so comes to all `homes`.
+fn stride(homes: usize) -> usize {
+    let common = |mut a: usize, mut b: usize| {
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    // The golden ratio: later steps fall between earlier ones.
+    let from = homes * 618 / 1_000;
+    (from..).find(|s| common(homes, *s) == 1).unwrap_or(1)
+}
+
+/// What is known to be lost, in words; else that `asked` was in vain.
+fn lost(gone: &BTreeSet<Actor>, asked: Actor, env: &Env<'_, '_>) -> String {
+    let Some(first) = gone.first() else {
+        return format!("{} having been asked last", address(asked, env));
+    };
+    let others = match gone.len() - 1 {
+        0 => String::new(),
+        1 => " and another die".into(),
+        n => format!(" and {n} other dies"),
+    };
+    format!("{}{others} being lost", address(*first, env))
+}
+
 fn address(part: Actor, env: &Env<'_, '_>) -> String {
     env.shared
         .machine
         .address(supernode_topology::ActorId(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_come_to_all_cpus_and_soon_past_those_that_are_lost_together() {
+        for homes in 1..200 {
+            let step = stride(homes);
+            let mut seen: Vec<usize> = (0..homes).map(|k| k * step % homes).collect();
+            if homes >= 8 {
+                // Half of them are lost, from the first on.
+                let tries = seen.iter().position(|c| *c >= homes.div_ceil(2)).unwrap();
+                assert!(tries <= 2, "{homes}: {tries}");
+            }
+            seen.sort_unstable();
+            assert!(seen.into_iter().eq(0..homes), "{homes}");
+        }
+    }
 }

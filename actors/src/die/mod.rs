@@ -27,7 +27,7 @@ pub use calibrate::{Class, Condition};
 pub use decode::DecodeRank;
 pub use decode_root::Report;
 pub use members::{Members, Watch};
-pub use placer::Placer;
+pub use placer::{Placer, pause_ps};
 pub use prefill::PrefillRank;
 pub use weights::Weights;
 

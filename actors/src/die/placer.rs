@@ -1,6 +1,7 @@
 //! Finding a decode die by asking: a few dies, picked at random, say how many slots are free; the best is
 //! claimed. When none is free, twice as many are asked, and in the end the request waits where the queue is
-//! shortest. Who does not answer in time is left alone for a while; a claim that nothing is heard of is asked after.
+//! shortest. Who does not answer in time is left alone for a while; while none serves anybody, the pauses between rounds
+//! are doubled. A claim that nothing is heard of is asked after.
 
 use std::collections::BTreeMap;
 
@@ -18,10 +19,14 @@ const CHOICES_MAX: u32 = 32;
 struct Ask {
     claim: Claim,
     choices: u32,
-    /// Dies that have not answered.
+    /// Dies that have not answered, and one of those that were asked.
     awaited: Vec<Actor>,
+    asked: Actor,
     /// Waiting requests, then free slots (more is better), then the die.
     best: Option<(u32, std::cmp::Reverse<u32>, Actor)>,
+    /// When this round began, and rounds before it in which nobody could serve the request.
+    asked_ps: Ps,
+    refused: u32,
     due_ps: Ps,
     since_ps: Ps,
 }
@@ -49,10 +54,17 @@ impl Placer {
     pub fn start(&mut self, claim: Claim, env: &mut Env<'_, '_>) {
         let choices = env.shared.serving.placement.decode_choices;
         let now = env.now();
-        self.ask(claim, choices, now, env);
+        self.ask(claim, choices, 0, now, env);
     }
 
-    fn ask(&mut self, claim: Claim, choices: u32, since_ps: Ps, env: &mut Env<'_, '_>) {
+    fn ask(
+        &mut self,
+        claim: Claim,
+        choices: u32,
+        refused: u32,
+        since_ps: Ps,
+        env: &mut Env<'_, '_>,
+    ) {
         let request = claim.request;
         let now = env.now();
         self.suspects.retain(|_, until| *until > now);
@@ -63,8 +75,11 @@ impl Placer {
             Ask {
                 claim,
                 choices,
+                asked: awaited[0],
                 awaited,
                 best: None,
+                asked_ps: now,
+                refused,
                 due_ps,
                 since_ps,
             },
@@ -108,23 +123,25 @@ impl Placer {
         let mut ask = self.asks.remove(&request)?;
         let since_ps = ask.since_ps;
         let Some((_, std::cmp::Reverse(free), die)) = ask.best else {
-            let r = &env.shared.serving.recovery;
-            if since_ps + ps_from_s(r.give_up_s) <= now {
+            let give_up_ps = since_ps + ps_from_s(env.shared.serving.recovery.give_up_s);
+            let again_ps = ask.asked_ps + pause_ps(ask.refused, env);
+            if give_up_ps <= now {
                 let home = env.shared.cpu_actor(ask.claim.home);
-                env.control(home, Msg::Unplaced { request });
-            } else if ask.due_ps > now {
-                // All that answered serve nobody: others are asked after a pause.
-                let due_ps = ask.due_ps;
+                let asked = ask.asked;
+                env.control(home, Msg::Unplaced { request, asked });
+            } else if again_ps > now {
+                // None of them serves anybody: others are asked after a pause.
+                ask.due_ps = again_ps.min(give_up_ps);
+                self.arm(ask.due_ps, env);
                 self.asks.insert(request, ask);
-                self.arm(due_ps, env);
             } else {
-                ask.choices = (ask.choices * 2).min(CHOICES_MAX);
-                self.ask(ask.claim, ask.choices, since_ps, env);
+                let choices = (ask.choices * 2).min(CHOICES_MAX);
+                self.ask(ask.claim, choices, ask.refused + 1, since_ps, env);
             }
             return None;
         };
         if free == 0 && ask.choices < CHOICES_MAX {
-            self.ask(ask.claim, ask.choices * 2, since_ps, env);
+            self.ask(ask.claim, ask.choices * 2, 0, since_ps, env);
             return None;
         }
         env.mark(Mark::SlotFound, request, 0);
@@ -165,11 +182,12 @@ impl Placer {
         }
     }
 
-    /// Timer: looks for answers that did not come.
-    pub fn overdue(&mut self, env: &mut Env<'_, '_>) {
+    /// Timer: looks for answers that did not come. Returns requests that were claimed without them, with the die of each.
+    pub fn overdue(&mut self, env: &mut Env<'_, '_>) -> Vec<(u64, Actor)> {
         let now = env.now();
+        let mut claimed = Vec::new();
         if self.timer_ps.is_none_or(|t| t > now) {
-            return;
+            return claimed;
         }
         self.timer_ps = None;
         let r = &env.shared.serving.recovery;
@@ -188,7 +206,7 @@ impl Placer {
             for die in std::mem::take(&mut self.asks.get_mut(&request).expect("listed").awaited) {
                 self.suspects.insert(die, now + suspect_ps);
             }
-            self.decide(request, env);
+            claimed.extend(self.decide(request, env).map(|die| (request, die)));
         }
         let mut lost = Vec::new();
         for (request, c) in self.claimed.iter_mut().filter(|(_, c)| c.due_ps <= now) {
@@ -211,6 +229,7 @@ impl Placer {
         if let Some(due) = next {
             self.arm(due.max(now + 1), env);
         }
+        claimed
     }
 
     /// Stops looking; false if it is not, or no longer, looking for this request. Answers still to come are ignored.
@@ -222,6 +241,11 @@ impl Placer {
     pub fn drop_request(&mut self, request: u64) -> Option<Actor> {
         self.asks.remove(&request);
         self.claimed.remove(&request).map(|c| c.die)
+    }
+
+    /// One of the dies that were asked last to take a request.
+    pub fn asked(&self, request: u64) -> Option<Actor> {
+        self.asks.get(&request).map(|ask| ask.asked)
     }
 
     /// It is looking for this request's place.
@@ -236,6 +260,15 @@ impl Placer {
 
 fn quiet_ps(env: &Env<'_, '_>) -> Ps {
     ps_from_s(env.shared.serving.recovery.quiet_ms * 1e-3)
+}
+
+/// How long a request that nobody can serve is let be after the round of questions before it is offered again: as long as
+/// answers are waited for, and twice as long after each round in vain, up to as long as a silent part is left alone.
+pub fn pause_ps(refused: u32, env: &Env<'_, '_>) -> Ps {
+    let r = &env.shared.serving.recovery;
+    let [first_ps, most_ps] = [r.reply_ms, r.suspect_ms].map(|ms| ps_from_s(ms * 1e-3));
+    let doubled_ps = first_ps.saturating_mul(1 << refused.min(32));
+    doubled_ps.min(most_ps).max(first_ps)
 }
 
 /// Asks `choices` decode dies, picked at random over all decode groups; those that did not answer lately are passed

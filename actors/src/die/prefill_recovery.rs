@@ -117,13 +117,12 @@ impl PrefillRank {
         if !root.is_busy() {
             return;
         }
-        // A batch may well take longer than a step of decode: it is late when it is past what it was expected to take.
-        let due = root
-            .watch
-            .call
-            .since_ps
-            .max(root.batch_from_ps() + 2 * root.expected_ps())
-            + late;
+        // Where parts fail, ranks are asked now and then whether they are there; else only when the batch is late.
+        let due = if env.shared.has_faults() {
+            root.watch.call.since_ps + late
+        } else {
+            root.late_ps() + late
+        };
         if due > now {
             root.watch.call.armed = true;
             return env.after(due - now, Msg::Watch(Watch::Step));
@@ -218,7 +217,8 @@ impl PrefillRank {
             return;
         }
         // While weights are loaded, each die sees to it itself that they come.
-        if root.is_running() && !root.watch.call.got_on(own) {
+        let late = root.is_running() && root.late_ps() + late_ps(env) <= now;
+        if late && !root.watch.call.got_on(own) {
             let me = env.ctx.me();
             env.tally.note(now, me, NoteKind::RolledBack);
             root.refuse_all(env);
@@ -427,6 +427,13 @@ impl PrefillRoot {
 
     fn batch_from_ps(&self) -> Ps {
         self.running.as_ref().map_or(0, |r| r.started_ps)
+    }
+
+    /// From when on what is under way takes longer than it should. A batch may well take longer than a step of decode: that
+    /// is when it is past twice what it was expected to take.
+    fn late_ps(&self) -> Ps {
+        let batch_ps = self.batch_from_ps() + 2 * self.expected_ps();
+        self.watch.call.since_ps.max(batch_ps)
     }
 
     /// By the operators' estimate, or as drawn.

@@ -143,7 +143,7 @@ impl Msg {
             Msg::Answer { request, held } => m(61, *request, u64::from(*held)),
             Msg::Placed { request } => m(62, *request, 0),
             Msg::Refused { request } => m(63, *request, 0),
-            Msg::Unplaced { request } => m(68, *request, 0),
+            Msg::Unplaced { request, asked } => m(68, *request, u64::from(*asked)),
             Msg::Release { request } => m(64, *request, 0),
             Msg::Resend { request, first } => m(71, *request, u64::from(*first)),
             Msg::ClientsLeave => m(65, 0, 0),
