@@ -4,6 +4,7 @@
 
 mod audit;
 mod chaos;
+mod drill;
 mod fault;
 mod fault_live;
 mod interrupt;

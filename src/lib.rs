@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod chaos;
 pub mod cli;
+pub mod drill;
 pub mod error;
 mod expert_files;
 pub mod fault;

@@ -9,8 +9,9 @@ use supernode_actors::experts::ExpertTables;
 use supernode_actors::fault::Fault;
 use supernode_actors::figures::ActorFigures;
 use supernode_actors::launch::{
-    Flow, Launch, LaunchError, Load, Progress, Recorded, RunError, Supernode, Wanted,
+    Flow, Launch, LaunchError, Load, Phase, Progress, Recorded, RunError, Supernode, Wanted,
 };
+use supernode_actors::layout::Layout;
 use supernode_actors::model::ModelSpec;
 use supernode_actors::request::RequestRecord;
 use supernode_actors::runtime::KindProfile;
@@ -121,6 +122,16 @@ impl Prepared {
         let plan = Plan::read(plans, lines, &self.machine, span_s)?;
         self.faults = plan.resolve(&self.machine)?;
         Ok(())
+    }
+
+    /// Which part does what.
+    ///
+    /// # Errors
+    /// When the instances do not fit on the machine.
+    pub fn layout(&self) -> Result<Layout> {
+        let phase = self.load.phase;
+        let (prefill, decode) = (phase != Phase::Decode, phase != Phase::Prefill);
+        Layout::new(&self.machine, &self.scenario.serving(), prefill, decode).map_err(Error::user)
     }
 
     /// Requests that will be offered.

@@ -79,6 +79,8 @@ impl Grid {
                 scenario: p.scenario.clone(),
                 machine: None,
                 until_s: None,
+                plans: Vec::new(),
+                lines: Vec::new(),
             })
             .collect()
     }
@@ -93,6 +95,9 @@ pub struct Job {
     pub machine: Option<Arc<Machine>>,
     /// Stop at this virtual time, with the report so far.
     pub until_s: Option<f64>,
+    /// What is to break, as [`Prepared::break_parts`] takes it.
+    pub plans: Vec<String>,
+    pub lines: Vec<String>,
 }
 
 impl From<Scenario> for Job {
@@ -101,6 +106,8 @@ impl From<Scenario> for Job {
             scenario: Ok(scenario),
             machine: None,
             until_s: None,
+            plans: Vec::new(),
+            lines: Vec::new(),
         }
     }
 }
@@ -232,11 +239,30 @@ fn run_one(job: &Job, stop: &AtomicBool, share: &AtomicU32) -> Outcome {
         until_s: job.until_s,
         ..Extras::default()
     };
+    let prepared = prepared.and_then(|mut p| {
+        p.break_parts(&job.plans, &job.lines)?;
+        Ok(p)
+    });
     match prepared.and_then(|p| p.run_with(1, extras, &mut observe)) {
         Ok(_) if stop.load(Ordering::Relaxed) => Outcome::Stopped,
         Ok(finished) => Outcome::Done(Box::new(finished.report.stable())),
         Err(e @ Error::User(_)) => Outcome::Refused(e.to_string()),
         Err(e) => Outcome::Broke(e.to_string()),
+    }
+}
+
+/// What runs that broke end as; `rows` say why each did.
+///
+/// # Errors
+/// When there are any.
+pub fn none_broke(outcomes: &[Outcome]) -> Result<()> {
+    let broke = |o: &&Outcome| matches!(o, Outcome::Broke(_));
+    match outcomes.iter().filter(broke).count() {
+        0 => Ok(()),
+        n => Err(Error::failed(format!(
+            "{n} of {} runs failed: their rows say why",
+            outcomes.len()
+        ))),
     }
 }
 

@@ -169,9 +169,9 @@ pub fn moved(base: &Loader, changes: &[(&Lever, f64)], until_s: f64) -> Result<J
         Some(Arc::new(moved))
     };
     Ok(Job {
-        scenario: Ok(scenario),
         machine,
         until_s: Some(until_s),
+        ..Job::from(scenario)
     })
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::json;
 use supernode_actors::fault::{Fault, Ways};
 
+use super::drill::{self, Drills};
 use super::fault_live::{self, Clear, List, Strike};
 use super::output;
 use crate::error::Result;
@@ -48,6 +49,15 @@ Groups (node7, node7/l1.2, plane4, plane4/l2.9, rack3) and patterns mean all the
         #[arg(long)]
         rates: bool,
     },
+    /// Run without a fault and under one plan after the other, and show what each cost
+    #[command(after_help = "Examples:
+  supernode fault drill scenarios/drills/*.toml --requests 1300
+  supernode fault drill 'at 5s: crash node30' 'at 5s: down plane4' --requests 600
+  supernode fault drill --each-part --requests 400        a part of every kind and role, one a run
+
+Goodput lost: requests within both objectives without the fault, less those with it. Exit codes: 0 each request
+ended complete or with a reason, 1 one did not or a run failed, 2 the input is wrong, 130 stopped by Ctrl-C.")]
+    Drill(Box<Drills>),
     /// Live: leave a link only so much of its bandwidth (x0.3)
     Slow(Strike),
     /// Live: make each message on a link take so much longer (5us)
@@ -88,6 +98,7 @@ pub fn run(args: &Args) -> Result<()> {
             json,
             rates,
         } => (plan, machine, json, rates),
+        Command::Drill(d) => return drill::run(d),
         Command::Slow(s) => return fault_live::strike("slow", s),
         Command::Delay(s) => return fault_live::strike("delay", s),
         Command::Jitter(s) => return fault_live::strike("jitter", s),

@@ -12,7 +12,7 @@ use super::scenario_args::ScenarioArgs;
 use crate::error::{Error, Result};
 use crate::sweep::{
     Best, Chosen, Condition, DEFAULT_FIGURES, Done, Grid, Outcome, axes, default_workers, figures,
-    run_all, to_csv, to_json, to_table,
+    none_broke, run_all, to_csv, to_json, to_table,
 };
 
 /// Run a grid of scenarios side by side, and compare what comes out
@@ -184,17 +184,7 @@ fn nothing_ran(outcomes: &[Outcome]) -> Option<String> {
 }
 
 fn ended(chosen: &Chosen) -> Result<()> {
-    let broke = chosen
-        .outcomes
-        .iter()
-        .filter(|o| matches!(o, Outcome::Broke(_)))
-        .count();
-    if broke > 0 {
-        return Err(Error::failed(format!(
-            "{broke} of {} runs failed: their rows say why",
-            chosen.outcomes.len()
-        )));
-    }
+    none_broke(chosen.outcomes)?;
     if let (Some(best), None) = (&chosen.best, chosen.pick()) {
         let conditions: Vec<String> = chosen.conditions.iter().map(ToString::to_string).collect();
         let meets = if conditions.is_empty() {

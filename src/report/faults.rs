@@ -25,6 +25,9 @@ pub struct FaultReport {
     /// without them or with them again (null: some of it did not). Lanes: when the first sender had spread anew.
     pub noticed_s: Option<f64>,
     pub recovered_s: Option<f64>,
+    /// When too few dies of a decode group were left to hold every expert: it serves nobody until dies are back (null: enough
+    /// were).
+    pub experts_lost_s: Option<f64>,
     pub requests: Touched,
     pub goodput: AroundFault,
     /// From the strike until goodput is at 95% of before again (over a second); null: not within the run.
@@ -105,6 +108,15 @@ fn one(f: &Fault, machine: &Machine, s: &RunStats, good: &[Ps]) -> FaultReport {
     } else {
         noticed_ps
     };
+    // It is the group's living ranks that say so, of those that the fault took.
+    let gone = notes.iter().any(|n| n.kind == NoteKind::Noticed);
+    let last_ps = recovered_ps.unwrap_or(Ps::MAX);
+    let experts_lost_ps = s
+        .notes
+        .iter()
+        .find(|n| n.kind == NoteKind::ExpertLost && (f.start_ps..=last_ps).contains(&n.at_ps))
+        .map(|n| n.at_ps)
+        .filter(|_| gone);
     let of = |r: &&RequestRecord| r.arrival_ps <= until_ps && r.end_ps >= f.start_ps;
     let retried: std::collections::BTreeSet<u64> = s
         .retried
@@ -140,6 +152,7 @@ fn one(f: &Fault, machine: &Machine, s: &RunStats, good: &[Ps]) -> FaultReport {
         ended_s: f.end_ps.map(s_from_ps),
         noticed_s: noticed_ps.map(s_from_ps),
         recovered_s: recovered_ps.map(s_from_ps),
+        experts_lost_s: experts_lost_ps.map(s_from_ps),
         requests: Touched {
             touched: s.records.iter().filter(of).count() as u64,
             retried: retried.len() as u64,
@@ -195,6 +208,12 @@ pub fn lines(faults: &[FaultReport]) -> String {
             r(f.goodput.after_per_s),
             s(f.back_to_95_s),
         ));
+        if let Some(at_s) = f.experts_lost_s {
+            text.push_str(&format!(
+                "            at {at_s:.3} s too few dies of a decode group were left to hold every expert: it serves nobody until \
+                 dies are back\n"
+            ));
+        }
     }
     text
 }
