@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn half_of_a_group_holds_all_experts_if_its_memory_does() {
         let p = plan(320, 256, 32, 32);
-        let half = |r: u32| r % 2 == 0;
+        let half = |r: u32| r.is_multiple_of(2);
         // 160 slots are left for 257 experts.
         assert!(p.repaired(&half, room(0)).is_err());
         let left = p.repaired(&half, room(1)).unwrap();
