@@ -291,7 +291,7 @@ fn samples() -> Vec<Msg> {
             held: true,
         },
         Msg::Placed { request },
-        Msg::Unplaced { request },
+        Msg::Unplaced { request, asked: 7 },
         Msg::Refused { request },
         Msg::Release { request },
         Msg::Resend { request, first: 3 },

@@ -265,7 +265,8 @@ impl Home {
             token_ps: None,
         };
         // A stream leaves its die only when that is lost.
-        open.holder = open.die.filter(|_| open.retries == 0);
+        let there = |die: &Actor| open.retries == 0 && !self.gone.contains(die);
+        open.holder = open.die.filter(there);
         match open.holder {
             Some(die) => env.control(die, Msg::SlotClaim(Box::new(claim))),
             None => self.placer.start(claim, env),

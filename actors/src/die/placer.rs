@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::members::Watch;
 use crate::env::Env;
+use crate::layout::mix;
 use crate::message::{Claim, Msg};
 use crate::runtime::Actor;
 use crate::time::{Ps, ps_from_s};
@@ -22,8 +23,8 @@ struct Ask {
     /// Dies that have not answered, and one of those that were asked.
     awaited: Vec<Actor>,
     asked: Actor,
-    /// Waiting requests, then free slots (more is better), then the die.
-    best: Option<(u32, std::cmp::Reverse<u32>, Actor)>,
+    /// Waiting requests, then free slots (more is better), then what tells equal dies apart, then the die.
+    best: Option<(u32, std::cmp::Reverse<u32>, u64, Actor)>,
     /// When this round began, and rounds before it in which nobody could serve the request.
     asked_ps: Ps,
     refused: u32,
@@ -106,7 +107,13 @@ impl Placer {
         let ask = self.asks.get_mut(&request)?;
         let i = ask.awaited.iter().position(|&d| d == from)?;
         ask.awaited.swap_remove(i);
-        let this = (waiting, std::cmp::Reverse(free), from);
+        // Many may look for a queue at once: what is as good for all is not the same die for all.
+        let tie = if free == 0 {
+            mix(request ^ mix(u64::from(from)))
+        } else {
+            0
+        };
+        let this = (waiting, std::cmp::Reverse(free), tie, from);
         // A die that serves nobody now says that its queue is endless.
         if waiting != u32::MAX && ask.best.as_ref().is_none_or(|b| this < *b) {
             ask.best = Some(this);
@@ -122,7 +129,7 @@ impl Placer {
         let now = env.now();
         let mut ask = self.asks.remove(&request)?;
         let since_ps = ask.since_ps;
-        let Some((_, std::cmp::Reverse(free), die)) = ask.best else {
+        let Some((_, std::cmp::Reverse(free), _, die)) = ask.best else {
             let give_up_ps = since_ps + ps_from_s(env.shared.serving.recovery.give_up_s);
             let again_ps = ask.asked_ps + pause_ps(ask.refused, env);
             if give_up_ps <= now {
