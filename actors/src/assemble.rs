@@ -458,7 +458,6 @@ fn links(worlds: &[World], shared: &Shared) -> Vec<LinkClassStats> {
                             bytes,
                             messages,
                             lost_bytes,
-                            queue,
                             ..
                         } = d;
                         // Up to here one lane has stood for all of them.
@@ -467,7 +466,7 @@ fn links(worlds: &[World], shared: &Shared) -> Vec<LinkClassStats> {
                         c.busy_ps_sum += u128::from(*busy_ps) * u128::from(lanes);
                         c.busy_ps_max = c.busy_ps_max.max(*busy_ps);
                         c.lost_bytes += lost_bytes;
-                        c.queue.absorb(queue);
+                        c.queue.absorb(&d.queue());
                     }
                 }
             }

@@ -88,20 +88,20 @@ fn uplinks(both: &mut [ActorFigures], worlds: &[World], m: &Machine, node: usize
     }
 }
 
-fn meter_of<'a>(worlds: &'a [World], shared: &Shared, actor: u32) -> &'a Meter {
-    &worlds[shared.shard_of(actor)].meters[actor as usize]
+fn meter_of(worlds: &[World], shared: &Shared, actor: u32) -> Meter {
+    worlds[shared.shard_of(actor)].meters[actor as usize].counted()
 }
 
-fn of_meter(actor: u32, side: &'static str, m: &Meter) -> ActorFigures {
+fn of_meter(actor: u32, side: &'static str, m: Meter) -> ActorFigures {
     ActorFigures {
         first: actor,
         count: 1,
         side,
         messages: m.handled,
-        queue: m.queue.clone(),
-        service: m.service.clone(),
-        transfer: m.transfer.clone(),
-        stages: m.stages.clone(),
+        queue: m.queue,
+        service: m.service,
+        transfer: m.transfer,
+        stages: m.stages,
         expert_tokens: m.expert_tokens,
         ..ActorFigures::default()
     }
@@ -153,8 +153,8 @@ fn of_direction(first: ActorId, count: u32, side: &'static str, d: &Direction) -
         bytes: d.bytes / u64::from(count),
         lost_bytes: d.lost_bytes / u64::from(count),
         busy_ps: d.busy_ps,
-        queue: d.queue.clone(),
-        service: d.service.clone(),
+        queue: d.queue(),
+        service: d.service(),
         ..ActorFigures::default()
     }
 }

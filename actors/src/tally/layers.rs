@@ -4,34 +4,22 @@
 use std::collections::BTreeMap;
 
 use crate::die::Class;
+use crate::meter::StageSum;
 use crate::stats::StageTimes;
 use crate::time::Ps;
+use crate::trace::Stage;
 
 /// A step of a decode group, or a batch of a prefill group: (group, number).
 pub type StepId = (u16, u32);
 
-/// Sum and count by stage name: few stages, found by address of a static string.
-#[derive(Clone, Debug, Default)]
-struct Stages(Vec<(&'static str, u64, u64)>);
-
-impl Stages {
-    #[inline]
-    fn add(&mut self, stage: &'static str, ps: Ps) {
-        match self.0.iter_mut().find(|s| std::ptr::eq(s.0, stage)) {
-            Some(s) => {
-                s.1 += ps;
-                s.2 += 1;
-            }
-            None => self.0.push((stage, ps, 1)),
-        }
-    }
-}
+/// Sum and count by stage.
+type Stages = [StageSum; Stage::COUNT];
 
 /// What one shard knows of the layers of decode, or of prefill.
 #[derive(Clone, Debug, Default)]
 pub struct Layers {
     /// Of simulated steps, the latest last.
-    stages: Vec<(StepId, Stages)>,
+    stages: Vec<(StepId, Box<Stages>)>,
     /// The class of each simulated step, known to the shard of its group's root.
     classes: BTreeMap<StepId, Class>,
     /// Steps of each class: simulated, and all.
@@ -41,15 +29,15 @@ pub struct Layers {
 impl Layers {
     /// A die was for `ps` in a stage of a simulated step.
     #[inline]
-    pub fn stage(&mut self, step: StepId, stage: &'static str, ps: Ps) {
-        let of_step = match self.stages.iter().rposition(|s| s.0 == step) {
-            Some(i) => &mut self.stages[i].1,
+    pub fn stage(&mut self, step: StepId, stage: Stage, ps: Ps) {
+        let at = match self.stages.iter().rposition(|s| s.0 == step) {
+            Some(i) => i,
             None => {
-                self.stages.push((step, Stages::default()));
-                &mut self.stages.last_mut().expect("it was just put in").1
+                self.stages.push((step, Box::default()));
+                self.stages.len() - 1
             }
         };
-        of_step.add(stage, ps);
+        self.stages[at].1[stage as usize].add(ps);
     }
 
     /// A step has ended.
@@ -78,8 +66,8 @@ impl Layers {
         let mut sums: BTreeMap<Option<Class>, StageTimes> = BTreeMap::new();
         for (step, stages) in shards.flat_map(|s| &s.stages) {
             let of_class = sums.entry(classes.get(step).copied()).or_default();
-            for &(stage, sum_ps, count) in &stages.0 {
-                of_class.add(stage, sum_ps, count);
+            for (stage, s) in Stage::ALL.into_iter().zip(stages.iter()) {
+                of_class.add(stage.name(), s.sum_ps, s.count);
             }
         }
         let mut times = StageTimes::default();
@@ -113,7 +101,7 @@ mod tests {
         let (mut ranks, mut root) = (Layers::default(), Layers::default());
         // Two steps of the ramp, both simulated; a full one, simulated, and nine like it drawn.
         for (step, class, us) in [(1, few, 1), (2, few, 3), (3, many, 10)] {
-            ranks.stage((0, step), "attention", us * 1_000_000);
+            ranks.stage((0, step), Stage::Attention, us * 1_000_000);
             root.ended((0, step), class, true);
         }
         (4..13).for_each(|step| root.ended((0, step), many, false));
@@ -124,8 +112,8 @@ mod tests {
     #[test]
     fn steps_of_no_known_class_count_once() {
         let mut ranks = Layers::default();
-        ranks.stage((0, 7), "gate", 5);
-        ranks.stage((0, 7), "gate", 7);
+        ranks.stage((0, 7), Stage::Gate, 5);
+        ranks.stage((0, 7), Stage::Gate, 7);
         assert_eq!(Layers::times([&ranks].into_iter()).stages["gate"], (12, 2));
     }
 }

@@ -31,7 +31,7 @@ impl Env<'_, '_> {
             Role::Idle => (0, 0),
             Role::Prefill { group, .. } | Role::Decode { group, .. } => (group, place.run),
         };
-        layers.stage(step, stage.name(), ps);
+        layers.stage(step, stage, ps);
         self.meter().stage(stage, ps, place.parts);
         self.span(What::Stage(stage), start_ps, end_ps, place, a, b);
     }
