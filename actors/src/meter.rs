@@ -26,8 +26,8 @@ impl StageSum {
 pub struct Meter {
     /// Messages and timers it handled.
     pub handled: u64,
-    /// Stages that are not in what follows yet: two cache lines with what comes before.
-    recent: Notes<14>,
+    /// Stages that are not in what follows yet: four cache lines with what comes before.
+    recent: Notes<30>,
     pub queue: ActorHist,
     pub service: ActorHist,
     pub transfer: ActorHist,

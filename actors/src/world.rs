@@ -198,11 +198,12 @@ impl World {
         {
             return store.handle(from, &msg, ctx);
         }
-        let shared = Arc::clone(&self.shared);
+        // No count of references: all shards would write to it, with every event.
+        let shared: &Shared = &self.shared;
         if let Some(meter) = self.meters.get_mut(to as usize) {
             meter.handled += 1;
         }
-        let mut env = env_of!(self, ctx, &shared, from);
+        let mut env = env_of!(self, ctx, shared, from);
         let msg = match msg {
             Msg::Inbound(inbound) => return env.inbound(from, *inbound),
             Msg::Unacked { to, inbound } => return env.unacked(to, *inbound),
@@ -275,7 +276,8 @@ impl Model for World {
             &self.shared,
             bulk.board,
             &send,
-            &bulk.cells,
+            &bulk.parcels,
+            &[],
         );
     }
 

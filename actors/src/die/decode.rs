@@ -65,8 +65,6 @@ pub struct DecodeRank {
     pub(super) phase: u32,
     /// Units received in the last dispatch, by `source * slots + slot`.
     pub(super) received: Vec<u16>,
-    pub(super) counts: Vec<u32>,
-    pub(super) by_slot: Vec<u32>,
     pub(super) per_slot: Vec<u32>,
     pub root: Option<Box<DecodeRoot>>,
     pub placer: Placer,
@@ -104,8 +102,6 @@ impl DecodeRank {
             step: Step::default(),
             phase: 0,
             received: vec![0; (ranks * slots) as usize],
-            counts: vec![0; shared.model.routed_experts as usize],
-            by_slot: vec![0; (ranks * slots) as usize],
             per_slot: vec![0; slots as usize],
             root: (rank == 0).then(|| Box::new(DecodeRoot::new(group, shared))),
             placer: Placer::default(),

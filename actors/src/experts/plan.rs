@@ -23,6 +23,10 @@ pub struct Plan {
     /// Slots of expert `e`: `copies[first[e]..first[e + 1]]`.
     pub first: Vec<u32>,
     pub copies: Vec<u16>,
+    /// By expert: the slot of its first copy.
+    first_copy: Vec<u16>,
+    /// Experts that have more copies.
+    copied: Vec<u16>,
     /// Slots that hold the shared expert; empty: every rank computes it for its own tokens.
     pub shared: Vec<u16>,
     /// While ranks are missing: experts that a rank holds beside those of its slots, with the slot that their tokens go to, in
@@ -172,13 +176,32 @@ impl Plan {
             first.push(copies.len() as u32);
         }
         shared.sort_unstable();
+        let several = |(_, two): &(usize, &[u32])| two[1] - two[0] > 1;
+        let copied = first.windows(2).enumerate().filter(several);
         Self {
             slots_per_rank,
             uses,
+            first_copy: first
+                .windows(2)
+                .map(|two| copies[two[0] as usize])
+                .collect(),
+            copied: copied.map(|(e, _)| e as u16).collect(),
             first,
             copies,
             shared,
             beside: Vec::new(),
+        }
+    }
+
+    /// Adds what `rank` sends to experts to what it sends to slots: of several copies, each rank has its own.
+    pub fn send_to_slots(&self, rank: u16, to_experts: &[u32], to_slots: &mut [u32]) {
+        for (&slot, n) in self.first_copy.iter().zip(to_experts) {
+            to_slots[usize::from(slot)] += n;
+        }
+        for e in self.copied.iter().map(|&e| usize::from(e)) {
+            let copies = self.copies_of(e);
+            to_slots[usize::from(copies[0])] -= to_experts[e];
+            to_slots[usize::from(copies[usize::from(rank) % copies.len()])] += to_experts[e];
         }
     }
 

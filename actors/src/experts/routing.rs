@@ -193,22 +193,19 @@ fn draw_alias_8(table: &[(u32, u16)], tokens: u32, rng: &mut Rng, counts: &mut [
         }
         let mut chosen = [0u64; 4];
         let mut left = 8;
-        let mut take = |e: u32| {
-            let (word, bit) = ((e >> 6) as usize, 1u64 << (e & 63));
-            if chosen[word] & bit == 0 {
-                chosen[word] |= bit;
-                counts[e as usize] += 1;
-                left -= 1;
-            }
-            left > 0
+        // No branch here either.
+        let mut take = |e: usize| {
+            let word = &mut chosen[e / 64 % 4];
+            let new = !(*word >> (e % 64)) & 1;
+            *word |= new << (e % 64);
+            counts[e] += new as u32;
+            left -= new;
+            left
         };
-        let mut more = true;
         for e in drawn {
-            more = take(u32::from(e));
+            take(usize::from(e));
         }
-        while more {
-            more = take(pick(table, rng.next_u64() as u32));
-        }
+        while take(pick(table, rng.next_u64() as u32) as usize) > 0 {}
     }
 }
 

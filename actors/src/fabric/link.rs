@@ -16,9 +16,10 @@ pub struct Direction {
     pub lost_bytes: u64,
     /// Bytes of messages that got through, sent more than once.
     pub resent_bytes: u64,
-    /// Visits whose time on the wire is not in `service` yet: two cache lines with what comes before.
-    recent: Notes<9>,
     queue: BulkHist,
+    /// Visits whose time on the wire is not in `service` yet: four cache lines with what comes before, of which a visit
+    /// touches two or three.
+    recent: Notes<19>,
     service: ActorHist,
 }
 

@@ -2,7 +2,7 @@
 
 use supernode_topology::{ActorId, Machine};
 
-use crate::fabric::{Arrived, Board, Cell, Health, Link};
+use crate::fabric::{Arrived, Board, Health, Link, Row};
 
 /// The links of this shard's nodes and the boards of its groups.
 #[derive(Debug)]
@@ -18,8 +18,19 @@ pub struct Fabric {
     /// What left and entered each node over its L1-L2 links.
     pub borders: Vec<Border>,
     /// Reused between phases.
-    pub(super) cells: Vec<Cell>,
+    pub(super) row: Row,
     pub(super) arrived: Vec<Arrived>,
+    pub(crate) scratch: Scratch,
+}
+
+/// What a rank works with while it handles a message, and needs no longer: the same memory for all, which stays near.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    /// Tokens by expert, and by slot.
+    pub counts: Vec<u32>,
+    pub by_slot: Vec<u32>,
+    /// Units by `source * slots + slot`.
+    pub received: Vec<u16>,
 }
 
 /// What crossed a node's border one way. Every message crosses it on each sub-plane, with a stripe of its bytes.
@@ -62,8 +73,9 @@ impl Fabric {
             boards,
             health,
             borders: vec![Border::default(); machine.node_count() as usize],
-            cells: Vec::new(),
+            row: Row::default(),
             arrived: Vec::new(),
+            scratch: Scratch::default(),
         }
     }
 

@@ -41,16 +41,20 @@ impl<const N: usize> Notes<N> {
     }
 
     pub fn clear(&mut self) {
-        self.len = 0;
+        *self = Self::default();
     }
 }
 
 /// A histogram that takes down many durations at once. Their buckets are noted, and counted some hundreds at a time.
 #[derive(Clone, Debug, Default)]
+#[repr(C)]
 pub struct BulkHist {
-    /// Count, sum and maximum are of all; buckets, without those noted.
-    hist: ActorHist,
     noted: Vec<u8>,
+    /// Of what is noted.
+    sum_ps: u64,
+    max_ps: Ps,
+    /// Everything else; `None`: nothing.
+    hist: Option<Box<ActorHist>>,
 }
 
 impl BulkHist {
@@ -61,7 +65,7 @@ impl BulkHist {
 
     #[inline]
     pub fn record(&mut self, ps: Ps) {
-        self.hist.record(ps);
+        self.hist.get_or_insert_default().record(ps);
     }
 
     pub fn record_all(&mut self, all_ps: &[Ps]) {
@@ -70,6 +74,7 @@ impl BulkHist {
         }
     }
 
+    #[inline]
     fn record_part(&mut self, all_ps: &[Ps]) {
         let (mut sum, mut any) = (0u64, 0u64);
         for &ps in all_ps {
@@ -77,66 +82,92 @@ impl BulkHist {
             any |= ps;
         }
         if any >> Self::SHORT_BITS != 0 {
-            all_ps.iter().for_each(|&ps| self.hist.record(ps));
+            all_ps.iter().for_each(|&ps| self.record(ps));
             return;
         }
-        let before = self.noted.len();
-        self.noted.resize(before + all_ps.len(), 0);
-        for (note, &ps) in self.noted[before..].iter_mut().zip(all_ps) {
-            *note = short_bucket(ps);
+        if self.noted.len() + all_ps.len() > Self::NOTED_MAX {
+            self.count();
         }
-        self.hist.count += all_ps.len() as u64;
-        self.hist.sum_ps += u128::from(sum);
+        note_buckets(all_ps, &mut self.noted);
+        self.sum_ps += sum;
         // No duration is longer than all their bits together.
-        if any > self.hist.max_ps {
+        if any > self.max_ps {
             let most = all_ps.iter().copied().max().unwrap_or(0);
-            self.hist.max_ps = self.hist.max_ps.max(most);
+            self.max_ps = self.max_ps.max(most);
         }
-        if self.noted.len() >= Self::NOTED_MAX {
-            count_notes(&self.noted, &mut self.hist);
-            self.noted.clear();
-        }
+    }
+
+    #[inline(never)]
+    fn count(&mut self) {
+        let hist = self.hist.get_or_insert_default();
+        count_notes(&self.noted, hist);
+        hist.count += self.noted.len() as u64;
+        hist.sum_ps += u128::from(self.sum_ps);
+        hist.max_ps = hist.max_ps.max(self.max_ps);
+        self.sum_ps = 0;
+        self.noted.clear();
     }
 
     /// With all that is noted counted.
     pub fn counted(&self) -> ActorHist {
-        let mut hist = self.hist.clone();
-        count_notes(&self.noted, &mut hist);
-        hist
+        let mut all = self.clone();
+        all.count();
+        *all.hist.unwrap_or_default()
     }
 }
 
-/// As `ActorHist::bucket`, for less than `1 << SHORT_BITS`: a number's exponent and first three digits, as a float has them.
-#[inline]
-fn short_bucket(ps: Ps) -> u8 {
-    const SUB: u32 = 3;
-    let v = (ps >> ActorHist::UNIT_SHIFT) as u32;
-    let float = (v as i32 as f32).to_bits() >> (f32::MANTISSA_DIGITS - 1 - SUB);
-    let bucket = float.wrapping_sub((126 + SUB) << SUB);
-    (if v < 1 << SUB { v } else { bucket }) as u8
+/// Appends the buckets of durations below `1 << SHORT_BITS`, step by step: a processor takes each for several at a time.
+fn note_buckets(all_ps: &[Ps], noted: &mut Vec<u8>) {
+    const TOGETHER: usize = 128;
+    let (mut units, mut buckets) = ([0u32; TOGETHER], [0u8; TOGETHER]);
+    for part in all_ps.chunks(TOGETHER) {
+        let units = &mut units[..part.len()];
+        for (unit, ps) in units.iter_mut().zip(part) {
+            *unit = (ps >> ActorHist::UNIT_SHIFT) as u32;
+        }
+        for unit in units.iter_mut() {
+            *unit = short_bucket(*unit);
+        }
+        let buckets = &mut buckets[..part.len()];
+        for (bucket, unit) in buckets.iter_mut().zip(units) {
+            *bucket = *unit as u8;
+        }
+        noted.extend_from_slice(buckets);
+    }
 }
 
-/// Adds to the buckets only. Two sets of counts in turn, so that an increment need not wait for the one before it.
+/// As `ActorHist::bucket`, of less than `1 << 24` units: a number's exponent and first three digits, as a float has them.
+#[inline]
+fn short_bucket(unit: u32) -> u32 {
+    const SUB: u32 = 3;
+    let float = (unit as i32 as f32).to_bits() >> (f32::MANTISSA_DIGITS - 1 - SUB);
+    let bucket = float.wrapping_sub((126 + SUB) << SUB);
+    if unit < 1 << SUB { unit } else { bucket }
+}
+
+/// Adds to the buckets only. Four sets of counts in turn, so that an increment need not wait for the one before it.
 fn count_notes(notes: &[u8], hist: &mut ActorHist) {
-    let Some(&most) = notes.iter().max() else {
-        return;
+    let used = match notes.iter().fold(0, |most, &note| most.max(note)) {
+        0 if notes.is_empty() => return,
+        most => usize::from(most) + 1,
     };
-    let used = usize::from(most) + 1;
     if used > hist.counts.len() {
         hist.counts.resize(used, 0);
     }
-    let mut turns = [[0u16; 256]; 2];
-    let (pairs, rest) = notes.as_chunks::<2>();
-    for pair in pairs {
-        turns[0][usize::from(pair[0])] += 1;
-        turns[1][usize::from(pair[1])] += 1;
+    let mut turns = [[0u16; 256]; 4];
+    let (fours, rest) = notes.as_chunks::<4>();
+    for four in fours {
+        for (turn, &note) in turns.iter_mut().zip(four) {
+            turn[usize::from(note)] += 1;
+        }
     }
     for &note in rest {
         turns[0][usize::from(note)] += 1;
     }
-    let [even, odd] = &turns;
-    for ((count, a), b) in hist.counts[..used].iter_mut().zip(even).zip(odd) {
-        *count = count.saturating_add(u32::from(*a) + u32::from(*b));
+    let [a, b, c, d] = &turns;
+    for (i, count) in hist.counts[..used].iter_mut().enumerate() {
+        // At most `NOTED_MAX`.
+        *count = count.saturating_add(u32::from(a[i] + b[i] + c[i] + d[i]));
     }
 }
 
@@ -166,7 +197,8 @@ mod tests {
         #[test]
         fn a_short_duration_has_the_bucket_of_any_other(ps in 0..1u64 << BulkHist::SHORT_BITS, shift in 0..34u32) {
             let ps = ps >> shift;
-            prop_assert_eq!(usize::from(short_bucket(ps)), ActorHist::bucket(ps));
+            let unit = (ps >> ActorHist::UNIT_SHIFT) as u32;
+            prop_assert_eq!(short_bucket(unit) as usize, ActorHist::bucket(ps));
         }
     }
 
@@ -176,6 +208,6 @@ mod tests {
         assert_eq!([notes.push(1), notes.push(2)], [None, None]);
         assert_eq!(notes.waiting(), [1, 2]);
         assert_eq!(notes.push(3), Some([1, 2, 3]));
-        assert_eq!(notes.waiting(), []);
+        assert!(notes.waiting().is_empty());
     }
 }

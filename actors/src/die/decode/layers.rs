@@ -10,7 +10,7 @@ use crate::config::Balance;
 use crate::die::experts::RankExperts;
 use crate::env::Env;
 use crate::experts::{Dealer, Plan, Routing, SlotUse, of_layer, unit_of};
-use crate::fabric::{PhaseOut, Sent};
+use crate::fabric::{PhaseOut, Scratch, Sent};
 use crate::message::Msg;
 use crate::time::{Ps, ps_from_us};
 use crate::trace::{Place, Stage};
@@ -181,7 +181,8 @@ impl DecodeRank {
         env.stage(Stage::WaitMoeStream, since_ps, now, place, 0, 0);
         let gate_ps = times(&self.slowed, shared).gate_ps(load.tokens, share);
         env.stage(Stage::Gate, now, now + gate_ps, place, 0, 0);
-        self.choose_experts(layer, load.tokens, env);
+        let mut scratch = std::mem::take(&mut env.fabric.scratch);
+        self.choose_experts(layer, load.tokens, &mut scratch, env);
         let cal = &times(&self.slowed, shared).roof.cal.dispatch;
         let prepare_ps =
             ps_from_us(cal.startup_us + cal.token_us * f64::from(load.tokens) / share.vector);
@@ -199,8 +200,9 @@ impl DecodeRank {
             barrier_ps: ps_from_us(cal.barrier_us),
             stage: Stage::Dispatch,
             place,
-            units: Sent::BySlot(&self.by_slot),
+            units: Sent::BySlot(&scratch.by_slot),
         });
+        env.fabric.scratch = scratch;
         let s = &mut self.step;
         s.parts[i].at = At::Moe;
         s.moe_busy = Some(i);
@@ -208,11 +210,23 @@ impl DecodeRank {
     }
 
     /// Draws the experts of `tokens` tokens in a layer, and counts them by slot.
-    fn choose_experts(&mut self, layer: u32, tokens: u32, env: &mut Env<'_, '_>) {
+    fn choose_experts(
+        &self,
+        layer: u32,
+        tokens: u32,
+        scratch: &mut Scratch,
+        env: &mut Env<'_, '_>,
+    ) {
+        let Scratch {
+            counts, by_slot, ..
+        } = scratch;
         let (plan, routing) = plan_at(self.shrunk.as_deref(), &self.experts, layer);
         let perfect = env.shared.serving.experts.balance == Balance::Perfect;
-        let ranks = self.by_slot.len() as u64 / u64::from(plan.slots_per_rank);
-        self.by_slot.fill(0);
+        let slots = self.received.len();
+        let ranks = slots as u64 / u64::from(plan.slots_per_rank);
+        by_slot.clear();
+        by_slot.resize(slots, 0);
+        counts.clear();
         if tokens == 0 {
             return;
         }
@@ -222,31 +236,19 @@ impl DecodeRank {
             let n = plan.copies.len() as u64;
             let start =
                 (u64::from(self.rank) * (n / ranks.max(1)).max(1) + u64::from(self.phase)) % n;
-            let mut dealt = std::mem::take(&mut self.counts);
-            dealt.clear();
-            dealt.resize(n as usize, 0);
-            Dealer::starting_at(start).deal(units, &mut dealt);
-            for (slot, c) in plan.copies.iter().zip(&dealt) {
-                self.by_slot[*slot as usize] += c;
+            counts.resize(n as usize, 0);
+            Dealer::starting_at(start).deal(units, counts);
+            for (slot, c) in plan.copies.iter().zip(&*counts) {
+                by_slot[*slot as usize] += c;
             }
-            self.counts = dealt;
         } else {
-            self.counts.clear();
-            self.counts.resize(plan.experts(), 0);
-            routing.draw(tokens, env.ctx.rng(), &mut self.counts);
-            for (e, &c) in self.counts.iter().enumerate() {
-                if c > 0 {
-                    let slot = match plan.copies_of(e) {
-                        [only] => *only,
-                        copies => copies[self.rank as usize % copies.len()],
-                    };
-                    self.by_slot[slot as usize] += c;
-                }
-            }
+            counts.resize(plan.experts(), 0);
+            routing.draw(tokens, env.ctx.rng(), counts);
+            plan.send_to_slots(self.rank, counts, by_slot);
         }
         if !plan.shared.is_empty() {
             let slot = plan.shared[self.rank as usize % plan.shared.len()];
-            self.by_slot[slot as usize] += tokens * env.shared.model.shared_experts;
+            by_slot[slot as usize] += tokens * env.shared.model.shared_experts;
         }
     }
 
@@ -262,13 +264,19 @@ impl DecodeRank {
             .expect("a phase belongs to the MoE stream");
         let share = self.step.moe_share.expect("a step is running");
         let shared = env.shared;
-        let mut received = std::mem::take(&mut self.received);
+        let dispatch = phase == self.phase && phase % 2 == 1;
+        // What a dispatch brings is sent back; of what a combine brings only the sums matter.
+        let mut received = if dispatch {
+            std::mem::take(&mut self.received)
+        } else {
+            let mut units = std::mem::take(&mut env.fabric.scratch.received);
+            units.resize(self.received.len(), 0);
+            units
+        };
         let place = self.moe_place(env);
         let receipt = env.collect(self.board, self.rank, 0, phase, place, &mut received);
         let complete_ps = receipt.complete_ps.max(now);
         let waited = env.waited_for(self.board, self.rank, 0, phase, complete_ps);
-        let place = self.moe_place(env);
-        let dispatch = phase == self.phase && phase % 2 == 1;
         if dispatch {
             sum_by_slot(&received, &mut self.per_slot);
             let units: u32 = self.per_slot.iter().sum();
@@ -299,7 +307,7 @@ impl DecodeRank {
             self.received = received;
             env.at(start + experts_ps, Msg::ExpertsDone);
         } else {
-            self.received = received;
+            env.fabric.scratch.received = received;
             let times = times(&self.slowed, shared);
             let cal = &times.roof.cal.combine;
             let tokens = f64::from(self.step.parts[i].load.tokens);
