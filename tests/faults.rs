@@ -16,6 +16,14 @@ fn a_plan_says_what_it_would_hit() {
     assert!(said.contains("hits 20 dies and CPUs"), "{said}");
     assert!(said.contains("hits 48 links, both directions"), "{said}");
     assert!(said.contains("node0/l1.4/up9"), "{said}");
+    let said = stdout_of(&[
+        "fault",
+        "check",
+        "at 1s: throttle node7 x0.5",
+        "at 2s: down node7/l1.0 inbound",
+    ]);
+    assert!(said.contains("hits 16 dies, until the end"), "{said}");
+    assert!(said.contains("links, inbound, until the end"), "{said}");
     let drawn = stdout_of(&["fault", "check", "random:seed=7,rate=1e7,for=60s"]);
     assert!(drawn.contains("faults in all"), "{drawn}");
     assert!(stdout_of(&["fault", "check", "--rates"]).contains("arXiv"));

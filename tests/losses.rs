@@ -89,6 +89,35 @@ fn a_die_that_takes_up_experts_sends_back_what_it_has_no_memory_for() {
 }
 
 #[test]
+fn a_lost_root_of_prefill_is_noticed_by_who_asks_it() {
+    let dir = tempdir().unwrap();
+    let model = format!("--set=model={}", file(&dir, "model.toml", MODEL));
+    let scenario = file(&dir, "small.toml", SMALL);
+    let args = [
+        "run",
+        &scenario,
+        &model,
+        "--set=prefill.instances=2",
+        "--set=prefill.npus_per_instance=4",
+        "--set=workload.phase=both",
+        "--set=workload.prompt_tokens=3000",
+        "--requests=200",
+        "--fault=at 20ms: crash node0/npu0/die0 restart 500ms",
+        "--json",
+        "-",
+    ];
+    let report: Value = serde_json::from_str(&stdout_of(&args)).unwrap();
+    assert_eq!(report["requests"]["completed"], 200, "{report:#}");
+    let fault = &report["faults"][0];
+    let s = |key: &str| {
+        fault[key]
+            .as_f64()
+            .unwrap_or_else(|| panic!("{key}: {fault}"))
+    };
+    assert!(s("noticed_s") > 0.02 && s("recovered_s") > 0.52, "{fault}");
+}
+
+#[test]
 fn drills_stand_beside_the_run_without_a_fault() {
     let dir = tempdir().unwrap();
     let scenario = file(&dir, "small.toml", SMALL);

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::json;
-use supernode_actors::fault::{Fault, Ways};
+use supernode_actors::fault::{Effect, Fault, Ways};
 
 use super::drill::{self, Drills};
 use super::fault_live::{self, Clear, List, Strike};
@@ -144,19 +144,17 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let mut text = String::new();
     for f in &faults {
-        let kind = if f.effect.is_of_links() {
-            "link"
-        } else {
-            "die or CPU"
+        let (one, several) = match f.effect {
+            e if e.is_of_links() => ("link", "links"),
+            Effect::Throttle(_) | Effect::HbmSlow(_) => ("die", "dies"),
+            _ => ("die or CPU", "dies and CPUs"),
         };
-        let plural = match (f.parts.len(), f.effect.is_of_links()) {
-            (1, _) => kind.to_string(),
-            (_, true) => "links".into(),
-            (_, false) => "dies and CPUs".into(),
-        };
+        let kind = if f.parts.len() == 1 { one } else { several };
         let ways = match f.ways {
-            Ways::Both if f.effect.is_of_links() => ", both directions",
-            _ => "",
+            _ if !f.effect.is_of_links() => "",
+            Ways::Both => ", both directions",
+            Ways::Out => ", outbound",
+            Ways::In => ", inbound",
         };
         let more = if f.parts.len() > SHOWN { ", …" } else { "" };
         let until = match f.end_ps {
@@ -165,7 +163,7 @@ pub fn run(args: &Args) -> Result<()> {
         };
         let _ = writeln!(
             text,
-            "{}\n  hits {} {plural}{ways}, {until}: {}{more}",
+            "{}\n  hits {} {kind}{ways}, {until}: {}{more}",
             f.text,
             count(f.parts.len() as u64),
             names(f, SHOWN).join(", "),

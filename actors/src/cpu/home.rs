@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use crate::die::Placer;
 use crate::env::Env;
+use crate::fault::NoteKind;
 use crate::launch::Phase;
 use crate::message::{Claim, Msg, Prompt};
 use crate::request::{Delivered, Delivery, ID, Outcome, RequestRecord, RequestSpec, Resubmitted};
@@ -28,6 +29,8 @@ pub struct Home {
     pub(super) suspects: BTreeMap<Actor, Ps>,
     /// Dies of which was said that they are gone, and no more was heard.
     pub(super) gone: BTreeSet<Actor>,
+    /// Prefill roots that were found not to answer, until they do.
+    pub(super) silent: BTreeSet<Actor>,
     pub(super) timer_ps: Option<Ps>,
     pub(super) dues: Dues,
     pub(super) switch: Switching,
@@ -42,6 +45,7 @@ impl Home {
             placer: Placer::default(),
             suspects: BTreeMap::new(),
             gone: BTreeSet::new(),
+            silent: BTreeSet::new(),
             timer_ps: None,
             dues: Dues::default(),
             switch: Switching::default(),
@@ -202,6 +206,10 @@ impl Home {
     }
 
     pub fn backlog_reply(&mut self, from: Actor, request: u64, tokens: u64, env: &mut Env<'_, '_>) {
+        if tokens != u64::MAX && self.silent.remove(&from) {
+            let now = env.now();
+            env.tally.note(now, from, NoteKind::Recovered);
+        }
         let Some(open) = self.current(request) else {
             return;
         };

@@ -8,6 +8,7 @@ use super::open::{Open, Source};
 use crate::die::{Watch, pause_ps};
 use crate::env::Env;
 use crate::fault::NoteKind;
+use crate::layout::Role;
 use crate::message::Msg;
 use crate::request::{ID, Outcome, RequestRecord, RequestSpec, Resubmitted};
 use crate::runtime::Actor;
@@ -61,6 +62,7 @@ impl Home {
             // Nobody has it yet.
             for silent in std::mem::take(&mut open.backlog_awaited) {
                 self.suspects.insert(silent, now + suspect_ps);
+                note_silent(&mut self.silent, silent, env);
             }
             if open.seeking_ps + give_up_ps <= now {
                 let what = if env.shared.phase == crate::launch::Phase::Decode {
@@ -83,6 +85,7 @@ impl Home {
         };
         if open.asked >= tries {
             self.suspects.insert(holder, now + suspect_ps);
+            note_silent(&mut self.silent, holder, env);
             let why = format!("{} did not answer", address(holder, env));
             return self.retry(id, why, holder, env);
         }
@@ -212,6 +215,7 @@ impl Home {
         self.placer = crate::die::Placer::default();
         self.suspects.clear();
         self.gone.clear();
+        self.silent.clear();
         self.timer_ps = None;
         self.forget_switch();
     }
@@ -363,6 +367,15 @@ fn stride(homes: usize) -> usize {
     // The golden ratio: later steps fall between earlier ones.
     let from = homes * 618 / 1_000;
     (from..).find(|s| common(homes, *s) == 1).unwrap_or(1)
+}
+
+/// A part does not answer. Of decode dies their group says so, of the root of a prefill group only who asks it can.
+fn note_silent(silent: &mut BTreeSet<Actor>, part: Actor, env: &mut Env<'_, '_>) {
+    let prefill = env.shared.layout.roles.get(part as usize);
+    if matches!(prefill, Some(Role::Prefill { .. })) && silent.insert(part) {
+        let now = env.now();
+        env.tally.note(now, part, NoteKind::Noticed);
+    }
 }
 
 /// What is known to be lost, in words; else that `asked` was in vain.
