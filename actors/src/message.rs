@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::die::{Condition, Members, Watch};
 use crate::experts::{ExpertMsg, ExpertState};
-use crate::fabric::Parcel;
+use crate::fabric::Cell;
 use crate::fault::{Change, Strike};
 use crate::request::{Prefix, RequestSpec, Resubmitted};
 use crate::time::Ps;
@@ -468,6 +468,6 @@ pub struct Bulk {
     /// When the source's first flag leaves, and the pace of flags.
     pub flags_from_ps: Ps,
     pub flag_ps: Ps,
-    /// Its messages to them.
-    pub parcels: Vec<Parcel>,
+    /// Arrival and units for each slot of each of those ranks.
+    pub cells: Vec<Cell>,
 }

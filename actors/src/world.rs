@@ -276,8 +276,7 @@ impl Model for World {
             &self.shared,
             bulk.board,
             &send,
-            &bulk.parcels,
-            &[],
+            &bulk.cells,
         );
     }
 

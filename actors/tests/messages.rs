@@ -3,7 +3,6 @@
 
 use supernode_actors::die::{Condition, Members, Watch};
 use supernode_actors::experts::{ExpertMsg, ExpertState};
-use supernode_actors::fabric::Parcel;
 use supernode_actors::fault::{Change, Effect, Strike, Ways};
 use supernode_actors::message::{
     BatchPart, BatchWork, BlockRead, Bulk, Claim, Copying, Handoff, Inbound, Learned, Lookup,
@@ -389,11 +388,7 @@ fn a_phase_survives_being_bytes() {
         from_ps: 1,
         flags_from_ps: 1,
         flag_ps: 2,
-        parcels: vec![Parcel {
-            key: u64::MAX,
-            to: 319,
-            units: 96,
-        }],
+        cells: vec![u64::MAX, 0, 1 << 16 | 96],
     };
     assert_eq!(decode::<Bulk>(&encode(&bulk).unwrap()).unwrap(), bulk);
 }

@@ -7,7 +7,7 @@ use std::collections::BinaryHeap;
 
 use proptest::prelude::*;
 use supernode_actors::fabric::{
-    Board, BothReaches, Direction, PathCost, PhaseSend, Receipt, Row, Sender, Shape, SourceCosts,
+    Board, BothReaches, Direction, PathCost, PhaseSend, Receipt, Sender, Shape, SourceCosts,
     UnitCost, message_hash,
 };
 use supernode_actors::runtime::Rng;
@@ -268,7 +268,6 @@ fn compare(case: &Case) -> Result<(), TestCaseError> {
         reaches,
         costs,
     };
-    let mut row = Row::default();
     let mut rng = Rng::new(case.seed, 0);
     let mut events = BinaryHeap::new();
     for channel in 0..case.channels {
@@ -325,8 +324,9 @@ fn compare(case: &Case) -> Result<(), TestCaseError> {
                     sio_free_ps: senders[source].1,
                     ..Sender::default()
                 };
+                let mut cells = vec![7; units.len()];
                 let shape = boards[0].shape();
-                sender.lay_out(shape, source, &costs, &units, &mut row, |_, _, _| ());
+                sender.lay_out(shape, source, &costs, &units, &mut cells, |_, _, _| ());
                 senders[source] = (sender.lane_free_ps, sender.sio_free_ps);
                 let busy = plain.up[source].busy_ps;
                 let message = Message {
@@ -367,14 +367,12 @@ fn compare(case: &Case) -> Result<(), TestCaseError> {
                     flag_ps,
                 };
                 for (shard, board) in boards.iter_mut().enumerate() {
-                    let parcels = row.of_shard(board.shape(), shard);
-                    let direct = if shard_of[source] == shard {
-                        &row.direct[..]
-                    } else {
-                        &[]
-                    };
+                    let row: Vec<u64> = (0..n)
+                        .filter(|&r| shard_of[r] == shard && !silent)
+                        .flat_map(|r| cells[r * case.slots..(r + 1) * case.slots].iter().copied())
+                        .collect();
                     let mut arrived = Vec::new();
-                    board.post(&send, &parcels, direct, &mut arrived);
+                    board.post(&send, &row, &mut arrived);
                     for a in arrived {
                         let rank = usize::from(a.rank);
                         prop_assert_eq!(a.at_ps, flags[tag][rank], "last flag of rank {}", rank);

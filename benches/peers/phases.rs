@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use supernode_actors::fabric::{
-    Arrived, Board, BothReaches, Direction, Parcel, PathCost, PhaseSend, Row, Sender, Shape,
-    SourceCosts, UnitCost,
+    Arrived, Board, BothReaches, Cell, Direction, PathCost, PhaseSend, Sender, Shape, SourceCosts,
+    UnitCost,
 };
 use supernode_actors::runtime::{
     Actor, Ctx, Ended, Flow, Model, OUTSIDE, Rng, RuntimeConfig, Simulation,
@@ -29,12 +29,12 @@ enum Msg {
 
 /// What a source sends to the ranks of another shard.
 #[derive(Serialize, Deserialize)]
-struct Crossing {
+struct Row {
     round: u32,
     source: u16,
     from_ps: Ps,
     flags_from_ps: Ps,
-    parcels: Vec<Parcel>,
+    cells: Vec<Cell>,
 }
 
 struct Ranks {
@@ -44,22 +44,16 @@ struct Ranks {
     up_free_ps: Vec<(Ps, Ps)>,
     down: Vec<Direction>,
     units: Vec<u16>,
-    row: Row,
+    cells: Vec<Cell>,
     received: Vec<u16>,
     messages: u64,
     digest: u64,
 }
 
 impl Ranks {
-    fn post(
-        &mut self,
-        send: &PhaseSend,
-        parcels: &[Parcel],
-        direct: &[Parcel],
-        ctx: &mut Ctx<'_, Self>,
-    ) {
+    fn post(&mut self, send: &PhaseSend, cells: &[Cell], ctx: &mut Ctx<'_, Self>) {
         let mut arrived: Vec<Arrived> = Vec::new();
-        self.board.post(send, parcels, direct, &mut arrived);
+        self.board.post(send, cells, &mut arrived);
         for a in arrived {
             let rank = Actor::from(a.rank);
             let seq = (1 << 39) | u64::from(send.phase);
@@ -82,13 +76,13 @@ impl Ranks {
             sio_free_ps,
             ..Sender::default()
         };
-        let mut row = std::mem::take(&mut self.row);
+        let mut cells = std::mem::take(&mut self.cells);
         sender.lay_out(
             self.board.shape(),
             rank,
             &self.costs,
             &self.units,
-            &mut row,
+            &mut cells,
             |_, _, _| (),
         );
         self.up_free_ps[rank] = (sender.lane_free_ps, sender.sio_free_ps);
@@ -104,31 +98,35 @@ impl Ranks {
             flag_ps: 50_000,
         };
         if ctx.shards() == 1 {
-            self.post(&send, &row.parcels, &row.direct, ctx);
+            self.post(&send, &cells, ctx);
         } else {
             for shard in 0..ctx.shards() {
-                let parcels = row.of_shard(self.board.shape(), shard);
+                let of_shard = &self.board.shape().of_shard[shard];
+                let mut row: Vec<Cell> = Vec::with_capacity(cells.len());
+                for piece in of_shard {
+                    row.extend_from_slice(&cells[piece.clone()]);
+                }
                 if shard == ctx.shard() {
-                    self.post(&send, &parcels, &row.direct, ctx);
+                    self.post(&send, &row, ctx);
                 } else {
-                    let crossing = Crossing {
+                    let row = Row {
                         round,
                         source: me as u16,
                         from_ps: send.from_ps,
                         flags_from_ps: send.flags_from_ps,
-                        parcels,
+                        cells: row,
                     };
-                    ctx.bulk(shard, crossing);
+                    ctx.bulk(shard, row);
                 }
             }
         }
-        self.row = row;
+        self.cells = cells;
     }
 }
 
 impl Model for Ranks {
     type Msg = Msg;
-    type Bulk = Crossing;
+    type Bulk = Row;
 
     fn handle(&mut self, me: Actor, _: Actor, msg: Msg, ctx: &mut Ctx<'_, Self>) {
         match msg {
@@ -152,18 +150,18 @@ impl Model for Ranks {
         }
     }
 
-    fn absorb(&mut self, crossing: Crossing, ctx: &mut Ctx<'_, Self>) {
+    fn absorb(&mut self, row: Row, ctx: &mut Ctx<'_, Self>) {
         let send = PhaseSend {
             channel: 0,
-            phase: crossing.round,
-            source: crossing.source,
+            phase: row.round,
+            source: row.source,
             expected: self.board.shape().ranks() as u16,
             unit_bytes: UNIT_BYTES as u32,
-            from_ps: crossing.from_ps,
-            flags_from_ps: crossing.flags_from_ps,
+            from_ps: row.from_ps,
+            flags_from_ps: row.flags_from_ps,
             flag_ps: 50_000,
         };
-        self.post(&send, &crossing.parcels, &[], ctx);
+        self.post(&send, &row.cells, ctx);
     }
 
     fn digest(msg: &Msg) -> u64 {
@@ -209,7 +207,7 @@ pub fn run(ranks: u32, rounds: u32, shards: usize) -> (Duration, u64, u64) {
             up_free_ps: vec![(0, 0); n],
             down: vec![Direction::default(); n],
             units: vec![0; n],
-            row: Row::default(),
+            cells: vec![0; n],
             received: vec![0; n],
             messages: 0,
             digest: 0,

@@ -84,7 +84,7 @@ impl ExpertLayers {
             ));
         }
         // Two channels at most, with two phases open in each.
-        let slots_max = Board::MESSAGES_MAX as u32 / 4;
+        let slots_max = Board::CELLS_MAX as u32 / 4;
         if ranks * slots_per_rank > slots_max {
             return Err(format!(
                 "{} routed experts, {redundant} redundant and {shared} shared copies over {ranks} dies are {} expert \

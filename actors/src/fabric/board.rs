@@ -4,22 +4,21 @@
 //! and serving each message by itself gives: `tests/phase_reference.rs` compares the two.
 //!
 //! ```text
-//! source 0   | parcels, by rank that they are for |      posting a row:     one copy
-//! source 1   | ...                                |      when all are in:   each parcel to the end of its rank's column
-//!               v         v         v                    serving a column:  sort by arrival, queue
-//!            rank 0    rank 1    rank 2  ...
+//!              rank 0   rank 1   rank 2  ...      a cell: arrival and units, 8 bytes
+//! source 0   | slots  | slots  | slots  |         posting a row:    one copy
+//! source 1   | slots  | slots  | slots  |         serving a column: gather, sort, queue
 //! ```
-//! Most pairs of ranks have nothing for each other, even when all experts are busy, and take no room and no time.
+//! In memory the board is cut into blocks of columns, one cache line wide: a row is written line by line, and a column is
+//! read from lines that follow each other.
 
-use super::columns::Columns;
 use super::link::Direction;
-use super::outgoing::{INDEX_BITS, Parcel};
+use super::outgoing::{COUNT_BITS, Cell, LINE_CELLS, units_of};
 use super::paths::BothReaches;
-use super::serving::{Inbox, Receipt, Served, Taking};
+use super::serving::{Column, Inbox, Receipt, Served, Taking};
 use super::shape::Shape;
 use crate::time::Ps;
 
-/// What a phase's source says beside its parcels.
+/// What a phase's source says beside its cells.
 #[derive(Clone, Copy, Debug)]
 pub struct PhaseSend {
     pub channel: u8,
@@ -58,7 +57,7 @@ struct Phase {
     flag_ps: Ps,
     flag_ps_of: Vec<Ps>,
     paces_differ: bool,
-    /// No message is earlier.
+    /// No cell is earlier.
     from_ps: Ps,
     flags_from_ps: Vec<Ps>,
     /// Phase that each source's row belongs to.
@@ -67,11 +66,16 @@ struct Phase {
     expected: u32,
     /// Local ranks that have not collected it; 0: the phase is over, or has not begun.
     awaited: u32,
+    /// Sources that sent anything to this shard: in order, once all have posted.
+    senders: Vec<u16>,
+    /// Whether anything comes to each local rank: not 0.
+    incoming: Vec<u64>,
+    /// Only the first slot of ranks gets anything.
+    first_only: bool,
     /// Number of the last phase that each local rank collected.
     collected: Vec<u32>,
-    /// What crosses the lanes, and what does not.
-    columns: Columns,
-    direct: Columns,
+    /// Block by block, in each source by source.
+    cells: Vec<Cell>,
 }
 
 impl Phase {
@@ -80,6 +84,23 @@ impl Phase {
             units,
             unit_ps: [self.between_ps, self.inside_ps],
         }
+    }
+
+    /// Remembers which ranks a row of cells brings something, and to which of their slots.
+    fn note_incoming(&mut self, slots: usize, cells: &[Cell]) {
+        if slots == 1 {
+            for (any, &c) in self.incoming.iter_mut().zip(cells) {
+                *any |= c;
+            }
+            return;
+        }
+        let mut others = 0;
+        for (any, of_rank) in self.incoming.iter_mut().zip(cells.chunks_exact(slots)) {
+            let rest = of_rank[1..].iter().fold(0, |all, &c| all | c);
+            others |= rest;
+            *any |= of_rank[0] | rest;
+        }
+        self.first_only &= others == 0;
     }
 
     /// Whether a source has posted.
@@ -112,6 +133,9 @@ impl Phase {
 pub struct Board {
     shape: Shape,
     cost: BothReaches,
+    /// Ranks of a block, and its cells of one source.
+    per_block: usize,
+    width: usize,
     phases: Vec<Phase>,
     inbox: Inbox,
     /// By local rank, then phase: what was served before the phase was collected.
@@ -130,19 +154,20 @@ struct Early {
 }
 
 impl Board {
-    /// So many messages may be for one rank, over all open phases.
-    pub const MESSAGES_MAX: usize = 1 << (INDEX_BITS - 1);
+    /// Cells of a rank over all open phases are numbered with so many bits.
+    pub const CELLS_MAX: usize = 1 << (COUNT_BITS - 1);
 
     /// # Panics
-    /// When they can be more.
+    /// When a rank has more than `CELLS_MAX` cells.
     pub fn new(shape: Shape, channels: u32, cost: BothReaches) -> Self {
         let ranks = shape.ranks();
         let phases = 2 * channels as usize;
-        assert!(ranks * shape.slots * phases <= Self::MESSAGES_MAX);
+        assert!(ranks * shape.slots * phases <= Self::CELLS_MAX);
         let locals = shape.local.len();
-        let mates = |npu| shape.npu_of_rank.iter().filter(|n| **n == npu).count();
-        let package = shape.npu_of_rank.iter().map(|&n| mates(n)).max();
-        let phase = |_| Phase {
+        let per_block = (LINE_CELLS / shape.slots).max(1);
+        let width = per_block * shape.slots;
+        let cells = locals.div_ceil(per_block) * ranks * width;
+        let phase = Phase {
             number: 0,
             unit_bytes: 0,
             inside_ps: 0,
@@ -156,15 +181,19 @@ impl Board {
             posted: 0,
             expected: 0,
             awaited: 0,
+            senders: Vec::new(),
+            incoming: vec![0; locals],
+            first_only: true,
             collected: vec![0; locals],
-            columns: Columns::new(locals, ranks * shape.slots),
-            direct: Columns::new(locals, package.unwrap_or(0) * shape.slots),
+            cells: vec![0; cells],
         };
         Self {
             cost,
+            per_block,
+            width,
             epoch_of: vec![0; locals],
             lost_bytes: 0,
-            phases: (0..phases).map(phase).collect(),
+            phases: vec![phase; phases],
             inbox: Inbox::default(),
             early: vec![vec![None; phases]; locals],
             shape,
@@ -175,26 +204,26 @@ impl Board {
         &self.shape
     }
 
-    /// Takes what one source posts for local ranks: what crosses their lanes, and what comes to them directly. When it is
-    /// the last source of the phase, says when each local rank's last flag arrives. The order of posts does not matter.
+    /// Takes what one source posts: a cell for each slot of each local rank, in their order, or none at all when it
+    /// sends nothing to any of them. When it is the last
+    /// source of the phase, says when each local rank's last flag arrives. The order of posts does not matter.
     ///
     /// # Panics
     /// When a rank is two phases ahead of another: a bug in who waits for whom.
-    pub fn post(
-        &mut self,
-        send: &PhaseSend,
-        parcels: &[Parcel],
-        direct: &[Parcel],
-        arrived: &mut Vec<Arrived>,
-    ) {
+    pub fn post(&mut self, send: &PhaseSend, cells: &[Cell], arrived: &mut Vec<Arrived>) {
         if self.shape.local.is_empty() {
             return;
         }
         let t = tag(send.channel, send.phase);
         if epoch(send.phase) < epoch(self.phases[t].number) {
             // Sent before its source heard that the step had been given up.
-            let lost: u64 = parcels.iter().map(|p| u64::from(p.units)).sum();
-            self.lost_bytes += lost * u64::from(send.unit_bytes);
+            let slots = self.shape.slots;
+            if !cells.is_empty() {
+                let lost = lost_units(&self.shape, send.source as usize, |i| {
+                    &cells[i * slots..(i + 1) * slots]
+                });
+                self.lost_bytes += lost * u64::from(send.unit_bytes);
+            }
             return;
         }
         if epoch(send.phase) > epoch(self.phases[t].number) {
@@ -217,8 +246,9 @@ impl Board {
             p.between_ps = self.cost.between.per_byte.ps(u64::from(send.unit_bytes));
             p.flag_ps = send.flag_ps;
             p.paces_differ = false;
-            p.columns.clear();
-            p.direct.clear();
+            p.senders.clear();
+            p.incoming.fill(0);
+            p.first_only = true;
         }
         let source = send.source as usize;
         p.from_ps = p.from_ps.min(send.from_ps);
@@ -227,9 +257,27 @@ impl Board {
         p.paces_differ |= send.flag_ps != p.flag_ps;
         p.row_of[source] = send.phase;
         p.posted += 1;
-        p.columns.post(parcels);
-        p.direct.post(direct);
+        if !cells.is_empty() {
+            p.senders.push(send.source);
+            p.note_incoming(self.shape.slots, cells);
+        }
+        let of_block = self.shape.ranks() * self.width;
+        let mut at = source * self.width;
+        let (lines, rest) = if self.width == LINE_CELLS {
+            cells.as_chunks::<LINE_CELLS>()
+        } else {
+            (&[][..], cells)
+        };
+        for line in lines {
+            p.cells[at..at + LINE_CELLS].copy_from_slice(line);
+            at += of_block;
+        }
+        for part in rest.chunks(self.width) {
+            p.cells[at..at + part.len()].copy_from_slice(part);
+            at += of_block;
+        }
         if p.posted == p.expected {
+            p.senders.sort_unstable();
             let p = &self.phases[t];
             last_flags(&self.shape, p, &self.cost, arrived);
         }
@@ -326,7 +374,7 @@ impl Board {
         due.sort_unstable();
         let base = due.iter().map(|&t| self.phases[t].from_ps).min();
         self.inbox.open(base.unwrap_or(0));
-        let cells = self.shape.ranks() * self.shape.slots;
+        let (slots, cells) = (self.shape.slots, self.shape.ranks() * self.shape.slots);
         let mut taken = vec![0u16; due.len() * cells];
         let mut got = Vec::with_capacity(due.len());
         for (i, (&t, taken)) in due.iter().zip(taken.chunks_exact_mut(cells)).enumerate() {
@@ -339,6 +387,7 @@ impl Board {
             .map(|(&t, taken)| self.phases[t].served(taken))
             .collect();
         self.inbox.serve::<true>(lanes, &served, &mut got);
+        let (block, first) = self.place(index);
         let mut of_whole = Receipt::default();
         for ((&t, taken), got) in due.iter().zip(taken.chunks_exact(cells)).zip(got) {
             if Some(t) == whole {
@@ -349,17 +398,28 @@ impl Board {
             if got.messages == 0 {
                 continue;
             }
+            // What has been served is taken off the board.
             let early = self.early[index][t].get_or_insert_with(|| Early {
                 receipt: Receipt::default(),
                 units: vec![0; cells],
             });
             early.receipt.add(&got);
-            early.units.iter_mut().zip(taken).for_each(|(u, n)| *u += n);
+            let on_board = &mut self.phases[t].cells[block..];
+            for (i, n) in taken.iter().enumerate().filter(|(_, n)| **n > 0) {
+                early.units[i] += n;
+                on_board[i / slots * self.width + first + i % slots] = 0;
+            }
         }
         of_whole
     }
 
-    /// Puts `rank`'s messages of a phase into the inbox: all, or those that have come by `by_ps`.
+    /// Where a local rank's block begins, and its cells in each source's part of it.
+    fn place(&self, index: usize) -> (usize, usize) {
+        let block = index / self.per_block * self.shape.ranks() * self.width;
+        (block, index % self.per_block * self.shape.slots)
+    }
+
+    /// Puts `rank`'s cells of a phase into the inbox: all, or those that have come by `by_ps`.
     fn gather(
         &mut self,
         rank: u16,
@@ -368,20 +428,37 @@ impl Board {
         first_index: usize,
         units: &mut [u16],
     ) -> Receipt {
-        let p = &mut self.phases[t];
+        let p = &self.phases[t];
         let index = self.shape.index(rank);
+        if p.incoming[index] == 0 {
+            units.fill(0);
+            return Receipt::default();
+        }
+        let mut sources = p.senders.as_slice();
+        let sorted: Vec<u16>;
+        if p.posted < p.expected {
+            // Asked before all have posted.
+            let mut some = p.senders.clone();
+            some.sort_unstable();
+            sorted = some;
+            sources = &sorted;
+        }
+        let (block, first) = self.place(index);
+        let column = Column {
+            rows: &p.cells[block..block + self.shape.ranks() * self.width],
+            stride: self.width,
+            first,
+            sources: (sources.len() < self.shape.ranks()).then_some(sources),
+        };
         let taking = Taking {
             unit_bytes: p.unit_bytes,
+            inside_ps: p.inside_ps,
+            between_ps: p.between_ps,
             by_ps,
             first_index,
+            first_only: p.first_only,
         };
-        p.columns.settle(&self.shape.local_of);
-        p.direct.settle(&self.shape.local_of);
-        units.fill(0);
-        let direct = p.direct.of(index);
-        let mut got = self.inbox.take_direct(direct, &taking, units);
-        got.add(&self.inbox.take(p.columns.of(index), &taking, units));
-        got
+        self.inbox.gather(&self.shape, rank, column, &taking, units)
     }
 
     /// A rank gives up what has been posted for it in phases before `epoch`.
@@ -394,7 +471,22 @@ impl Board {
     /// Bytes of an open phase that crossed lanes to a local rank and were not served.
     fn unserved_bytes(&self, t: usize) -> u64 {
         let p = &self.phases[t];
-        p.columns.all_units() * u64::from(p.unit_bytes)
+        let waits: Vec<bool> = p.collected.iter().map(|&c| c != p.number).collect();
+        if !waits.contains(&true) || p.posted == 0 {
+            return 0;
+        }
+        let units: u64 = (0..self.shape.ranks())
+            // The row of a source that sent nothing here is of an earlier phase.
+            .filter(|&s| p.has(s) && p.senders.contains(&(s as u16)))
+            .map(|s| {
+                lost_units(&self.shape, s, |i| {
+                    let (block, first) = self.place(i);
+                    let cells = &p.cells[block + s * self.width + first..][..self.shape.slots];
+                    if waits[i] { cells } else { &[] }
+                })
+            })
+            .sum();
+        units * u64::from(p.unit_bytes)
     }
 
     /// Bytes that were sent to ranks of this board and never served.
@@ -425,6 +517,19 @@ pub fn epoch(phase: u32) -> u32 {
 /// The number before the first phase of an epoch.
 pub fn epoch_start(epoch: u32) -> u32 {
     epoch << EPOCH_BITS
+}
+
+/// Units of one source that crossed lanes to local ranks, whose cells are given by index.
+fn lost_units<'a>(shape: &Shape, s: usize, cells: impl Fn(usize) -> &'a [Cell]) -> u64 {
+    let npu = shape.npu_of_rank[s];
+    shape
+        .local
+        .iter()
+        .enumerate()
+        .filter(|(_, d)| shape.npu_of_rank[usize::from(**d)] != npu)
+        .flat_map(|(i, _)| cells(i))
+        .map(|&c| units_of(c))
+        .sum()
 }
 
 /// When the last of all ranks' flags reaches each local rank: flags leave a source one after the other, in rank

@@ -2,7 +2,7 @@
 
 use supernode_topology::{ActorId, Machine};
 
-use crate::fabric::{Arrived, Board, Health, Link, Row};
+use crate::fabric::{Arrived, Board, Cell, Health, Link};
 
 /// The links of this shard's nodes and the boards of its groups.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub struct Fabric {
     /// What left and entered each node over its L1-L2 links.
     pub borders: Vec<Border>,
     /// Reused between phases.
-    pub(super) row: Row,
+    pub(super) cells: Vec<Cell>,
     pub(super) arrived: Vec<Arrived>,
     pub(crate) scratch: Scratch,
 }
@@ -73,7 +73,7 @@ impl Fabric {
             boards,
             health,
             borders: vec![Border::default(); machine.node_count() as usize],
-            row: Row::default(),
+            cells: Vec::new(),
             arrived: Vec::new(),
             scratch: Scratch::default(),
         }

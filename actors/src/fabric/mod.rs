@@ -2,7 +2,6 @@
 //! messages of a collective phase meet.
 
 mod board;
-mod columns;
 mod health;
 mod link;
 mod links;
@@ -20,7 +19,7 @@ pub use health::Health;
 pub use link::{Direction, Link, Served};
 pub(crate) use links::Scratch;
 pub use links::{Border, Crossed, Fabric};
-pub use outgoing::{Parcel, Row, Sender, SourceCosts, UnitCost, Units};
+pub use outgoing::{Cell, Sender, SourceCosts, UnitCost, Units};
 pub use paths::{BothReaches, PathCost, Paths, PerByte};
 pub use phase::{PhaseOut, Sent, post};
 pub use serving::{Receipt, message_hash};

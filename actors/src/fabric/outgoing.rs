@@ -1,54 +1,35 @@
-//! What one source sends in a collective phase, laid out as a row of parcels: one for each message, with the time at
+//! What one source sends in a collective phase, laid out as a row of cells: one for each (rank, slot), with the time at
 //! which its first byte reaches the receiver and its number of units. Arithmetic only; `phase.rs` does the rest.
-
-use serde::{Deserialize, Serialize};
 
 use super::shape::Shape;
 use super::toll::Toll;
 use crate::time::Ps;
 
-/// One message of a phase.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Parcel {
-    /// Arrival (low 48 bits of the time in ps), then `source * slots + slot`, then 1 if it comes from inside the node:
-    /// sorted, parcels are in the order of service.
-    pub key: u64,
-    /// `rank * slots + slot` that it is for.
-    pub to: u16,
-    pub units: u16,
-}
+/// Arrival (low 48 bits of the time in ps) and number of units of one message; 0 when there is none.
+pub type Cell = u64;
 
-/// All that a source sends in a phase.
-#[derive(Clone, Debug, Default)]
-pub struct Row {
-    /// Over the receivers' lanes, in the order in which they leave.
-    pub parcels: Vec<Parcel>,
-    /// To dies of the same package. They stay on the shard.
-    pub direct: Vec<Parcel>,
-    /// Receivers and units of a run, while it is laid out.
-    picked: Vec<u32>,
-}
+/// Cells of a cache line.
+pub const LINE_CELLS: usize = 8;
 
-impl Row {
-    /// What is for ranks that live on `shard`, over their lanes.
-    pub fn of_shard(&self, shape: &Shape, shard: usize) -> Vec<Parcel> {
-        let mut some = Vec::with_capacity(self.parcels.len());
-        let there = |p: &&Parcel| usize::from(shape.shard_of[usize::from(p.to)]) == shard;
-        some.extend(self.parcels.iter().filter(there));
-        some
-    }
-}
+pub const COUNT_BITS: u32 = 16;
+const COUNT: u64 = (1 << COUNT_BITS) - 1;
+/// Times in cells are told apart over this span: 281 s.
+pub const TIME: u64 = u64::MAX >> COUNT_BITS;
 
-/// Low bits of a key: index of the message, and whether it comes from inside the node.
-pub const INDEX_BITS: u32 = 16;
-const UNITS_MAX: u64 = u16::MAX as u64;
-/// Times in keys are told apart over this span: 281 s.
-pub const TIME: u64 = u64::MAX >> INDEX_BITS;
-
-/// Time of a key after `base_ps`.
 #[inline]
-pub fn after(base_ps: Ps, key: u64) -> Ps {
-    (key >> INDEX_BITS).wrapping_sub(base_ps) & TIME
+pub fn cell(at_ps: Ps, units: u64) -> Cell {
+    (at_ps << COUNT_BITS) | units
+}
+
+#[inline]
+pub fn units_of(cell: Cell) -> u64 {
+    cell & COUNT
+}
+
+/// Time of a cell after `base_ps`.
+#[inline]
+pub fn after(base_ps: Ps, cell: Cell) -> Ps {
+    (cell >> COUNT_BITS).wrapping_sub(base_ps) & TIME
 }
 
 /// What one unit costs on a path: serialisation, and latency of the first byte.
@@ -120,10 +101,10 @@ impl Units for u32 {
 }
 
 impl Sender {
-    /// Sends `units` (rank-major) from `rank` to all ranks, its own first, then in rank order; fills `row` likewise.
+    /// Sends `units` (rank-major) from `rank` to all ranks, its own first, then in rank order; fills `cells` likewise.
     /// `to_node` is told how many units, in how many messages, went to each piece of another node.
     ///
-    /// Where paths cost what their reach costs, all other nodes are one loop without branches. Paths that
+    /// Where paths cost what their reach costs, a run of ranks on one node is one loop without branches. Paths that
     /// cost something else belong into a loop of their own beside `run`.
     ///
     /// # Panics
@@ -134,164 +115,92 @@ impl Sender {
         rank: usize,
         costs: &SourceCosts,
         units: &[U],
-        row: &mut Row,
+        cells: &mut [Cell],
         mut to_node: impl FnMut(u32, u64, u64),
     ) {
         let slots = shape.slots;
         let (node, npu) = (shape.node_of_rank[rank], shape.npu_of_rank[rank]);
-        let from = Source {
-            shape,
-            first: rank * slots,
-        };
-        row.parcels.clear();
-        row.direct.clear();
-        row.picked.resize(units.len() + 8, 0);
-        self.in_place(costs, from, units, &mut row.direct);
-        let mut far = 0;
+        self.in_place(
+            costs,
+            &units[rank * slots..(rank + 1) * slots],
+            &mut cells[rank * slots..(rank + 1) * slots],
+        );
         shape.in_sending_order(rank, |ranks, to| {
-            let span = |ranks: &std::ops::Range<usize>| ranks.start * slots..ranks.end * slots;
             if to != node {
-                let before = far;
-                let sent = self.pick(units, span(&ranks), &mut row.picked, &mut far);
-                self.lane_busy_ps += costs.between.unit_ps * sent;
-                to_node(to, sent, (far - before) as u64);
+                let span = ranks.start * slots..ranks.end * slots;
+                let (sent, messages) = self.run(
+                    costs.issue_ps,
+                    costs.between,
+                    &units[span.clone()],
+                    &mut cells[span],
+                );
+                to_node(to, sent, messages);
                 return;
             }
-            // What goes to other nodes leaves between the rank's neighbours after it and those before it.
-            self.run(
-                costs.issue_ps,
-                costs.between,
-                from,
-                0,
-                &row.picked[..far],
-                &mut row.parcels,
-            );
-            far = 0;
-            let mut next = ranks.start;
-            let package = ranks.clone().filter(|&r| shape.npu_of_rank[r] == npu);
-            for mate in package.map(Some).chain([None]) {
-                let until = mate.unwrap_or(ranks.end);
-                let mut near = 0;
-                let sent = self.pick(units, span(&(next..until)), &mut row.picked, &mut near);
-                self.lane_busy_ps += costs.inside.unit_ps * sent;
-                self.run(
-                    costs.issue_ps,
-                    costs.inside,
-                    from,
-                    1,
-                    &row.picked[..near],
-                    &mut row.parcels,
+            for r in ranks {
+                let (units, cells) = (
+                    &units[r * slots..(r + 1) * slots],
+                    &mut cells[r * slots..(r + 1) * slots],
                 );
-                if let Some(mate) = mate {
-                    self.over_sio(costs, from, units, mate, &mut row.direct);
-                    next = mate + 1;
+                if shape.npu_of_rank[r] == npu {
+                    self.over_sio(costs, units, cells);
+                } else {
+                    self.run(costs.issue_ps, costs.inside, units, cells);
                 }
             }
         });
-        self.run(
-            costs.issue_ps,
-            costs.between,
-            from,
-            0,
-            &row.picked[..far],
-            &mut row.parcels,
-        );
     }
 
-    /// Puts what there is for a span of receivers behind the first `len` of `picked`. Returns its units.
+    /// Messages to ranks that are all reached at the same cost. Returns their units and how many they are.
     #[inline]
-    fn pick<U: Units>(
+    fn run<U: Units>(
         &mut self,
+        issue_ps: Ps,
+        cost: UnitCost,
         units: &[U],
-        span: std::ops::Range<usize>,
-        picked: &mut [u32],
-        len: &mut usize,
-    ) -> u64 {
-        const TOGETHER: usize = 8;
-        let (mut j, mut sum, mut all) = (*len, 0, 0);
-        let mut tag = (span.start as u32) << 16;
-        let (chunks, rest) = units[span].as_chunks::<TOGETHER>();
-        for chunk in chunks {
-            // No branch: nobody could foretell it.
-            let (out, mut k) = (&mut picked[j..j + TOGETHER], 0);
-            for n in chunk.map(U::get) {
-                out[k % TOGETHER] = tag | n as u32;
-                k += usize::from(n != 0);
-                tag += 1 << 16;
-                sum += n;
-                all |= n;
-            }
-            j += k;
-        }
-        for n in rest.iter().map(|n| n.get()) {
-            picked[j] = tag | n as u32;
-            j += usize::from(n != 0);
-            tag += 1 << 16;
+        cells: &mut [Cell],
+    ) -> (u64, u64) {
+        let (mut cursor, mut free, mut last) =
+            (self.cursor_ps, self.lane_free_ps, self.lane_free_ps);
+        let (mut sum, mut messages, mut all) = (0, 0, 0);
+        for (n, c) in units.iter().zip(cells) {
+            let n = n.get();
+            cursor += issue_ps * n;
+            // Without units this lifts `free` to the cursor at most, where the next message cannot start earlier anyway.
+            let start = cursor.max(free);
+            free = start + cost.unit_ps * n;
+            last = if n == 0 { last } else { free };
+            *c = if n == 0 {
+                0
+            } else {
+                cell(start + cost.latency_ps, n)
+            };
             sum += n;
+            messages += u64::from(n != 0);
             all |= n;
         }
         check_units(all);
-        let messages = (j - *len) as u64;
-        *len = j;
+        (self.cursor_ps, self.lane_free_ps) = (cursor, last);
+        self.lane_busy_ps += cost.unit_ps * sum;
         self.lane_units += sum;
         self.lane_messages += messages;
         self.units += sum;
         self.messages += messages;
-        sum
-    }
-
-    /// Messages to ranks that are all reached at the same cost.
-    #[inline]
-    fn run(
-        &mut self,
-        issue_ps: Ps,
-        cost: UnitCost,
-        from: Source<'_>,
-        near: u64,
-        picked: &[u32],
-        parcels: &mut Vec<Parcel>,
-    ) {
-        let (mut cursor, mut free) = (self.cursor_ps, self.lane_free_ps);
-        parcels.extend(picked.iter().map(|&p| {
-            let (to, units) = ((p >> 16) as u16, p as u16);
-            let n = u64::from(units);
-            cursor += issue_ps * n;
-            let start = cursor.max(free);
-            free = start + cost.unit_ps * n;
-            let key = from.key(start + cost.latency_ps, to) | near;
-            Parcel { key, to, units }
-        }));
-        (self.cursor_ps, self.lane_free_ps) = (cursor, free);
+        (sum, messages)
     }
 
     /// Messages of the rank to itself: there when they are issued.
-    fn in_place<U: Units>(
-        &mut self,
-        costs: &SourceCosts,
-        from: Source<'_>,
-        units: &[U],
-        direct: &mut Vec<Parcel>,
-    ) {
-        let own = from.first..from.first + from.shape.slots;
-        for (to, n) in own.clone().zip(&units[own]) {
+    fn in_place<U: Units>(&mut self, costs: &SourceCosts, units: &[U], cells: &mut [Cell]) {
+        for (n, c) in units.iter().zip(cells) {
             let n = n.get();
             self.cursor_ps += costs.issue_ps * n;
-            self.one(n, self.cursor_ps, from, to, direct);
+            self.one(n, self.cursor_ps, c);
         }
     }
 
     /// Messages to the other die of the package.
-    fn over_sio<U: Units>(
-        &mut self,
-        costs: &SourceCosts,
-        from: Source<'_>,
-        units: &[U],
-        mate: usize,
-        direct: &mut Vec<Parcel>,
-    ) {
-        let slots = from.shape.slots;
-        let theirs = mate * slots..(mate + 1) * slots;
-        for (to, n) in theirs.clone().zip(&units[theirs]) {
+    fn over_sio<U: Units>(&mut self, costs: &SourceCosts, units: &[U], cells: &mut [Cell]) {
+        for (n, c) in units.iter().zip(cells) {
             let n = n.get();
             self.cursor_ps += costs.issue_ps * n;
             if n > 0 {
@@ -299,21 +208,15 @@ impl Sender {
             }
             self.sio_units += n;
             self.sio_messages += u64::from(n > 0);
-            self.one(n, self.sio_free_ps + costs.sio.latency_ps, from, to, direct);
+            self.one(n, self.sio_free_ps + costs.sio.latency_ps, c);
         }
     }
 
-    fn one(&mut self, n: u64, at_ps: Ps, from: Source<'_>, to: usize, direct: &mut Vec<Parcel>) {
+    fn one(&mut self, n: u64, at_ps: Ps, c: &mut Cell) {
         check_units(n);
-        if n > 0 {
-            direct.push(Parcel {
-                key: from.key(at_ps, to as u16),
-                to: to as u16,
-                units: n as u16,
-            });
-            self.units += n;
-            self.messages += 1;
-        }
+        *c = if n == 0 { 0 } else { cell(at_ps, n) };
+        self.units += n;
+        self.messages += u64::from(n != 0);
     }
 
     /// When everything has left.
@@ -322,30 +225,10 @@ impl Sender {
     }
 }
 
-/// A source among the ranks of its group.
-#[derive(Clone, Copy)]
-struct Source<'a> {
-    shape: &'a Shape,
-    /// Its number times slots.
-    first: usize,
-}
-
-impl Source<'_> {
-    #[inline]
-    fn key(self, at_ps: Ps, to: u16) -> u64 {
-        let slot = if self.shape.slots == 1 {
-            0
-        } else {
-            self.shape.slot_of[usize::from(to)]
-        };
-        at_ps << INDEX_BITS | ((self.first as u64) + u64::from(slot)) << 1
-    }
-}
-
 #[inline]
 fn check_units(all: u64) {
     assert!(
-        all <= UNITS_MAX,
-        "a message of one phase carries more than {UNITS_MAX} units"
+        all <= COUNT,
+        "a message of one phase carries more than {COUNT} units"
     );
 }

@@ -2,7 +2,7 @@
 
 use crate::env::Env;
 use crate::fabric::outgoing::{Sender, SourceCosts, UnitCost};
-use crate::fabric::{Crossing, Fabric, Parcel, PathCost, PhaseSend, Receipt, Row, Toll};
+use crate::fabric::{Cell, Crossing, Fabric, PathCost, PhaseSend, Receipt, Toll};
 use crate::layout::{Group, Layout};
 use crate::message::{Bulk, Msg};
 use crate::runtime::{Actor, Ctx};
@@ -79,7 +79,7 @@ impl Env<'_, '_> {
             },
             ..Sender::default()
         };
-        let mut row = std::mem::take(&mut self.fabric.row);
+        let mut cells = std::mem::take(&mut self.fabric.cells);
         let mut crossing_units = 0;
         {
             let fabric = &mut *self.fabric;
@@ -91,17 +91,24 @@ impl Env<'_, '_> {
                 borders[node as usize].up.add(units * bytes, messages);
             };
             let rank = p.rank as usize;
+            let silent = match p.units {
+                Sent::BySlot(units) => units.iter().all(|n| *n == 0),
+                Sent::Returned(units) => units.iter().all(|n| *n == 0),
+                Sent::ToEach => false,
+            };
+            cells.resize(if silent { 0 } else { ranks * shape.slots }, 0);
             match p.units {
+                _ if silent => {}
                 Sent::BySlot(units) => {
-                    sender.lay_out(shape, rank, &costs, units, &mut row, to_node);
+                    sender.lay_out(shape, rank, &costs, units, &mut cells, to_node);
                 }
                 Sent::Returned(units) => {
-                    sender.lay_out(shape, rank, &costs, units, &mut row, to_node);
+                    sender.lay_out(shape, rank, &costs, units, &mut cells, to_node);
                 }
                 Sent::ToEach => {
                     let mut one = vec![0u16; ranks * shape.slots];
                     one.iter_mut().step_by(shape.slots).for_each(|n| *n = 1);
-                    sender.lay_out(shape, rank, &costs, &one, &mut row, to_node);
+                    sender.lay_out(shape, rank, &costs, &one, &mut cells, to_node);
                 }
             }
         }
@@ -131,7 +138,7 @@ impl Env<'_, '_> {
             // No lane lets anything out: neither messages nor flags.
             let up = &mut self.fabric.link(lane_id).up;
             up.lost_bytes += sender.lane_units * bytes;
-            self.fabric.row = row;
+            self.fabric.cells = cells;
             return flags_from_ps + p.flag_ps * ranks as Ps;
         }
         let send = PhaseSend {
@@ -144,8 +151,8 @@ impl Env<'_, '_> {
             flags_from_ps,
             flag_ps: p.flag_ps,
         };
-        self.spread(p.board, &send, &row);
-        self.fabric.row = row;
+        self.spread(p.board, &send, &cells);
+        self.fabric.cells = cells;
         flags_from_ps + p.flag_ps * ranks as Ps
     }
 
@@ -210,37 +217,26 @@ impl Env<'_, '_> {
         }
     }
 
-    /// Posts a row on the boards of all shards that hold ranks of the group.
-    fn spread(&mut self, board: u16, send: &PhaseSend, row: &Row) {
+    /// Posts a row of cells on the boards of all shards that hold ranks of the group.
+    fn spread(&mut self, board: u16, send: &PhaseSend, cells: &[Cell]) {
         let shape = self.fabric.boards[board as usize].shape();
-        let here = self.ctx.shard();
-        if shape.of_shard[here] == shape.ranks() {
-            return post(
-                self.ctx,
-                self.fabric,
-                self.shared,
-                board,
-                send,
-                &row.parcels,
-                &row.direct,
-            );
+        let (slots, here) = (shape.slots, self.ctx.shard());
+        if let [only] = shape.of_shard[here].as_slice()
+            && only.len() == shape.ranks()
+        {
+            return post(self.ctx, self.fabric, self.shared, board, send, cells);
         }
         for shard in 0..shape.of_shard.len() {
-            let shape = self.fabric.boards[board as usize].shape();
-            if shape.of_shard[shard] == 0 && shard != here {
+            let pieces = &self.fabric.boards[board as usize].shape().of_shard[shard];
+            if pieces.is_empty() && shard != here {
                 continue;
             }
-            let parcels = row.of_shard(shape, shard);
+            let mut row = Vec::with_capacity(cells.len());
+            for piece in pieces.iter().filter(|_| !cells.is_empty()) {
+                row.extend_from_slice(&cells[piece.start * slots..piece.end * slots]);
+            }
             if shard == here {
-                post(
-                    self.ctx,
-                    self.fabric,
-                    self.shared,
-                    board,
-                    send,
-                    &parcels,
-                    &row.direct,
-                );
+                post(self.ctx, self.fabric, self.shared, board, send, &row);
             } else {
                 self.ctx.bulk(
                     shard,
@@ -254,7 +250,7 @@ impl Env<'_, '_> {
                         from_ps: send.from_ps,
                         flags_from_ps: send.flags_from_ps,
                         flag_ps: send.flag_ps,
-                        parcels,
+                        cells: row,
                     },
                 );
             }
@@ -339,11 +335,10 @@ pub fn post(
     shared: &Shared,
     board: u16,
     send: &PhaseSend,
-    parcels: &[Parcel],
-    direct: &[Parcel],
+    cells: &[Cell],
 ) {
     let mut arrived = std::mem::take(&mut fabric.arrived);
-    fabric.boards[board as usize].post(send, parcels, direct, &mut arrived);
+    fabric.boards[board as usize].post(send, cells, &mut arrived);
     let dies = &group(&shared.layout, board).dies;
     for a in arrived.drain(..) {
         let die = dies[a.rank as usize];

@@ -1,8 +1,10 @@
 //! One rank's arrivals on their way through its lanes: a queue served in order of arrival, message by message, as arrays.
 
-use super::columns::Waiting;
+use std::ops::Range;
+
 use super::link::Direction;
-use super::outgoing::{INDEX_BITS, after};
+use super::outgoing::{COUNT_BITS, Cell, LINE_CELLS, after, units_of};
+use super::shape::Shape;
 use super::sorting::Sorter;
 use crate::time::Ps;
 
@@ -46,25 +48,34 @@ fn hash(end_ps: Ps, mark: u64) -> u64 {
     (x & 0xffff_ffff).wrapping_mul((x ^ mark.rotate_left(32)) >> 32 | 1)
 }
 
+/// Low bits of a key: the message's index, and whether it comes from inside the node.
+const INDEX_BITS: u32 = COUNT_BITS;
+
 /// Arrivals at one rank that wait to be served, as arrays; the buffers are kept.
 #[derive(Clone, Debug, Default)]
 pub struct Inbox {
     pub base_ps: Ps,
     /// Arrival after `base_ps`, then index, then reach: sorted, they are the order of service.
     keys: Vec<u64>,
+    len: usize,
+    busy_ps: Ps,
     bytes: u64,
     sorter: Sorter,
     waits_ps: Vec<Ps>,
 }
 
-/// Which of what waits for a rank is taken.
+/// Which of a rank's cells are taken.
 #[derive(Clone, Copy, Debug)]
 pub struct Taking {
     pub unit_bytes: u32,
+    pub inside_ps: Ps,
+    pub between_ps: Ps,
     /// All that have come by then; `None`: all.
     pub by_ps: Option<Ps>,
-    /// Index of the rank's first message, where several phases are served together.
+    /// Index of the rank's first cell, where several phases are served together.
     pub first_index: usize,
+    /// Only the first slot of each rank gets anything.
+    pub first_only: bool,
 }
 
 /// A phase that is served: what its messages carry, and how long a unit takes.
@@ -76,70 +87,228 @@ pub struct Served<'a> {
     pub unit_ps: [Ps; 2],
 }
 
+/// Columns of a board: the cells of one rank, source by source.
+#[derive(Clone, Copy)]
+pub struct Column<'a> {
+    pub rows: &'a [Cell],
+    pub stride: usize,
+    pub first: usize,
+    /// Sources that sent anything to this shard, in order; `None`: all did.
+    pub sources: Option<&'a [u16]>,
+}
+
+impl<'a> Column<'a> {
+    /// The cells of sources, where ranks have one slot: a line each.
+    fn lines(&self, sources: Range<usize>) -> &'a [[Cell; LINE_CELLS]] {
+        debug_assert_eq!(self.stride, LINE_CELLS);
+        &self.rows.as_chunks().0[sources]
+    }
+}
+
 impl Inbox {
     /// Begins with nothing; times count from `base_ps`.
     pub fn open(&mut self, base_ps: Ps) {
         self.base_ps = base_ps;
-        self.keys.clear();
+        self.len = 0;
+        self.busy_ps = 0;
         self.bytes = 0;
     }
 
-    /// Takes messages of a phase that cross the lanes. `units` is told how many units each index brings. Returns
-    /// the sums.
-    pub fn take(&mut self, waiting: Waiting<'_>, t: &Taking, units: &mut [u16]) -> Receipt {
-        let base_ps = self.base_ps;
-        let shift = (base_ps << INDEX_BITS).wrapping_sub((t.first_index as u64) << 1);
-        let mut sum = 0;
-        let mut one = |key: u64, n: u16| {
-            units[usize::from(key as u16 >> 1)] = n;
-            sum += u64::from(n);
-            key.wrapping_sub(shift)
+    /// Takes one rank's cells of a phase, in the order in which they arrive if all sources began together. Units by
+    /// `source * slots + slot` go to `units`. Returns what came without crossing the lanes, and the sums of all.
+    pub fn gather(
+        &mut self,
+        shape: &Shape,
+        rank: u16,
+        column: Column<'_>,
+        t: &Taking,
+        units: &mut [u16],
+    ) -> Receipt {
+        let me = rank as usize;
+        let room = self.len + shape.ranks() * shape.slots;
+        if self.keys.len() < room {
+            self.keys.resize(room, 0);
+        }
+        let (node, npu) = (shape.node_of_rank[me], shape.npu_of_rank[me]);
+        let (before, mut lane_units) = (self.len, 0);
+        let mut got = Receipt::default();
+        let mut one = |s: usize, inbox: &mut Self, units: &mut [u16]| {
+            if shape.npu_of_rank[s] == npu {
+                let receipt = inbox.direct(shape.slots, s, column, t, units);
+                got.add(&receipt);
+                return 0;
+            }
+            let near = shape.node_of_rank[s] == node;
+            let sum = inbox.run(shape.slots, s..s + 1, column, t, u64::from(near), units);
+            inbox.busy_ps += if near { t.inside_ps } else { t.between_ps } * sum;
+            sum
         };
-        let before = self.keys.len();
-        match t.by_ps {
-            None => {
-                let (keys, units) = waiting.take_all();
-                let all = keys.iter().zip(units);
-                self.keys.extend(all.map(|(&key, &n)| one(key, n)));
+        if let Some(sources) = column.sources {
+            units.fill(0);
+            if shape.slots == 1 && t.by_ps.is_none() {
+                lane_units = self.some(shape, me, sources, column, t, units, &mut got);
+                self.bytes += lane_units * u64::from(t.unit_bytes);
+                got.units += lane_units;
+                got.messages += (self.len - before) as u32;
+                return got;
             }
-            Some(by_ps) => {
-                let span_ps = by_ps.saturating_sub(base_ps);
-                let keys = &mut self.keys;
-                waiting.take_if(|key, n| {
-                    let due = after(base_ps, key) <= span_ps;
-                    if due {
-                        keys.push(one(key, n));
-                    }
-                    due
-                });
+            let (below, above) = sources.split_at(sources.partition_point(|&s| s <= rank));
+            for &s in below.iter().rev().chain(above.iter().rev()) {
+                lane_units += one(usize::from(s), self, units);
             }
+            self.bytes += lane_units * u64::from(t.unit_bytes);
+            got.units += lane_units;
+            got.messages += (self.len - before) as u32;
+            return got;
         }
-        self.bytes += sum * u64::from(t.unit_bytes);
-        Receipt {
-            messages: (self.keys.len() - before) as u32,
-            units: sum,
-            ..Receipt::default()
+        if t.first_only && shape.slots > 1 {
+            units.fill(0);
         }
+        lane_units += one(me, self, units);
+        shape.in_arrival_order(me, |ranks, from| {
+            if from != node {
+                let sum = self.run(shape.slots, ranks, column, t, 0, units);
+                self.busy_ps += t.between_ps * sum;
+                lane_units += sum;
+                return;
+            }
+            for s in ranks.rev() {
+                lane_units += one(s, self, units);
+            }
+        });
+        self.bytes += lane_units * u64::from(t.unit_bytes);
+        got.units += lane_units;
+        got.messages += (self.len - before) as u32;
+        got
     }
 
-    /// Takes messages of a phase from dies of the same package: their keys say when the last byte is in.
-    pub fn take_direct(&self, waiting: Waiting<'_>, t: &Taking, units: &mut [u16]) -> Receipt {
-        let mut got = Receipt::default();
-        waiting.take_if(|key, n| {
-            let at_ps = self.base_ps + after(self.base_ps, key);
-            if t.by_ps.is_some_and(|by| at_ps > by) {
-                return false;
+    /// Only those sources that sent anything to this shard, from the last before the rank's own to the first after it,
+    /// where ranks have one slot. Returns units that cross the lanes.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one gather")]
+    fn some(
+        &mut self,
+        shape: &Shape,
+        me: usize,
+        sources: &[u16],
+        column: Column<'_>,
+        t: &Taking,
+        units: &mut [u16],
+        got: &mut Receipt,
+    ) -> u64 {
+        let (node, npu) = (shape.node_of_rank[me], shape.npu_of_rank[me]);
+        let base_ps = self.base_ps;
+        let lines = column.lines(0..shape.ranks());
+        let mut of_reach = [0, 0];
+        let (below, above) = sources.split_at(sources.partition_point(|&s| usize::from(s) <= me));
+        for &s in below.iter().rev().chain(above.iter().rev()) {
+            let s = usize::from(s);
+            if shape.npu_of_rank[s] == npu {
+                got.add(&self.direct(1, s, column, t, units));
+                continue;
             }
-            let index = usize::from(key as u16 >> 1);
-            units[index] = n;
+            let c = lines[s][column.first % LINE_CELLS];
+            let near = u64::from(shape.node_of_rank[s] == node);
+            units[s] = c as u16;
+            let index = (t.first_index + s) as u64;
+            self.keys[self.len] = (after(base_ps, c) << INDEX_BITS) | index << 1 | near;
+            self.len += usize::from(c != 0);
+            of_reach[near as usize] += units_of(c);
+        }
+        let [far, near] = of_reach;
+        self.busy_ps += t.between_ps * far + t.inside_ps * near;
+        far + near
+    }
+
+    /// Sources that reach the rank's lanes at the same cost, from the last to the first. Returns their units.
+    #[inline]
+    fn run(
+        &mut self,
+        slots: usize,
+        sources: Range<usize>,
+        column: Column<'_>,
+        t: &Taking,
+        near: u64,
+        units: &mut [u16],
+    ) -> u64 {
+        let base_ps = self.base_ps;
+        let keys = self.keys.as_mut_slice();
+        let (mut j, mut sum) = (self.len, 0);
+        let key = |after_ps: Ps, index: usize| {
+            (after_ps << INDEX_BITS) | ((t.first_index + index) as u64) << 1 | near
+        };
+        if slots == 1 && t.by_ps.is_none() {
+            let rows = column.lines(sources.clone());
+            for ((row, u), s) in rows
+                .iter()
+                .rev()
+                .zip(units[sources.clone()].iter_mut().rev())
+                .zip(sources.rev())
+            {
+                let c = row[column.first % LINE_CELLS];
+                *u = c as u16;
+                keys[j] = key(after(base_ps, c), s);
+                j += usize::from(c != 0);
+                sum += units_of(c);
+            }
+            self.len = j;
+            return sum;
+        }
+        if t.first_only && t.by_ps.is_none() {
+            for s in sources.rev() {
+                let c = column.rows[s * column.stride + column.first];
+                units[s * slots] = c as u16;
+                keys[j] = key(after(base_ps, c), s * slots);
+                j += usize::from(c != 0);
+                sum += units_of(c);
+            }
+            self.len = j;
+            return sum;
+        }
+        let span_ps = t.by_ps.map_or(u64::MAX, |by| by.saturating_sub(base_ps));
+        for s in sources.rev() {
+            let units = &mut units[s * slots..(s + 1) * slots];
+            let row = &column.rows[s * column.stride + column.first..][..slots];
+            for (slot, (&c, u)) in row.iter().zip(units).enumerate() {
+                let after_ps = after(base_ps, c);
+                let due = (c != 0) & (after_ps <= span_ps);
+                let n = if due { units_of(c) } else { 0 };
+                *u = n as u16;
+                keys[j] = key(after_ps, s * slots + slot);
+                j += usize::from(due);
+                sum += n;
+            }
+        }
+        self.len = j;
+        sum
+    }
+
+    /// What a source on the same package sends: its cells say when the last byte is in.
+    fn direct(
+        &mut self,
+        slots: usize,
+        s: usize,
+        column: Column<'_>,
+        t: &Taking,
+        units: &mut [u16],
+    ) -> Receipt {
+        let mut got = Receipt::default();
+        let units = &mut units[s * slots..(s + 1) * slots];
+        units.fill(0);
+        let row = &column.rows[s * column.stride + column.first..][..slots];
+        for (slot, (&c, u)) in row.iter().zip(units).enumerate() {
+            let at_ps = self.base_ps + after(self.base_ps, c);
+            if c == 0 || t.by_ps.is_some_and(|by| at_ps > by) {
+                continue;
+            }
+            let n = units_of(c);
+            *u = n as u16;
             got.add(&Receipt {
                 complete_ps: at_ps,
-                hash: message_hash(at_ps, index, u64::from(n)),
+                hash: message_hash(at_ps, s * slots + slot, n),
                 messages: 1,
-                units: u64::from(n),
+                units: n,
             });
-            true
-        });
+        }
         got
     }
 
@@ -151,15 +320,14 @@ impl Inbox {
         phases: &[Served<'_>],
         got: &mut [Receipt],
     ) {
-        if self.keys.is_empty() {
+        if self.len == 0 {
             return;
         }
-        let keys = self.keys.as_mut_slice();
+        let keys = &mut self.keys[..self.len];
         self.sorter.sort(keys);
-        self.waits_ps.resize(keys.len(), 0);
+        self.waits_ps.resize(self.len, 0);
         let cells = phases[0].units.len();
-        let (base_ps, mut free_ps) = (self.base_ps, lanes.free_ps);
-        let (mut sum, mut busy_ps) = (0u64, 0);
+        let (base_ps, mut free_ps, mut sum) = (self.base_ps, lanes.free_ps, 0u64);
         for (&key, wait_ps) in keys.iter().zip(&mut self.waits_ps) {
             let index = usize::from(key as u16 >> 1);
             let (phase, index) = if MANY {
@@ -171,9 +339,7 @@ impl Inbox {
             let n = u64::from(units[index]);
             let at_ps = base_ps + (key >> INDEX_BITS);
             let start_ps = at_ps.max(free_ps);
-            let ps = unit_ps[(key & 1) as usize] * n;
-            free_ps = start_ps + ps;
-            busy_ps += ps;
+            free_ps = start_ps + unit_ps[(key & 1) as usize] * n;
             *wait_ps = start_ps - at_ps;
             let h = hash(free_ps, mark(index as u64, n));
             if MANY {
@@ -188,6 +354,6 @@ impl Inbox {
             got[0].hash = got[0].hash.wrapping_add(sum);
             got[0].complete_ps = got[0].complete_ps.max(free_ps);
         }
-        lanes.served(free_ps, busy_ps, self.bytes, &self.waits_ps);
+        lanes.served(free_ps, self.busy_ps, self.bytes, &self.waits_ps);
     }
 }

@@ -21,12 +21,8 @@ pub struct Shape {
     /// Ranks that live on this shard, in order, and where each is in that list.
     pub local: Vec<u16>,
     index_of: Vec<u16>,
-    /// By shard: how many ranks live there.
-    pub of_shard: Vec<usize>,
-    /// By `rank * slots + slot`: the shard it is on, its rank's place among those that live there, and the slot.
-    pub shard_of: Vec<u16>,
-    pub local_of: Vec<u16>,
-    pub slot_of: Vec<u16>,
+    /// By shard: its ranks, in pieces.
+    pub of_shard: Vec<Vec<Range<usize>>>,
     /// No node appears in two runs.
     pub runs_are_nodes: bool,
 }
@@ -49,12 +45,13 @@ impl Shape {
             .max()
             .map_or(1, |s| s + 1)
             .max(here + 1);
-        let mut of_shard = vec![0; shards];
-        shard_of_rank.iter().for_each(|&s| of_shard[s] += 1);
-        let by_slot = |of_rank: &dyn Fn(usize) -> u16| -> Vec<u16> {
-            let all = 0..shard_of_rank.len() * slots;
-            all.map(|i| of_rank(i / slots)).collect()
-        };
+        let mut of_shard: Vec<Vec<Range<usize>>> = vec![Vec::new(); shards];
+        for (rank, &shard) in shard_of_rank.iter().enumerate() {
+            match of_shard[shard].last_mut() {
+                Some(piece) if piece.end == rank => piece.end = rank + 1,
+                _ => of_shard[shard].push(rank..rank + 1),
+            }
+        }
         let mut runs: Vec<Run> = Vec::new();
         for (rank, &node) in node_of_rank.iter().enumerate() {
             match runs.last_mut() {
@@ -74,11 +71,6 @@ impl Shape {
         }
         Self {
             slots,
-            shard_of: by_slot(&|r| shard_of_rank[r] as u16),
-            local_of: by_slot(&|r| index_of[r]),
-            slot_of: (0..node_of_rank.len() * slots)
-                .map(|i| (i % slots) as u16)
-                .collect(),
             runs_are_nodes: nodes.len() == runs.len(),
             node_of_rank,
             npu_of_rank,
@@ -122,6 +114,47 @@ impl Shape {
         }
         if !before.is_empty() {
             each(before, node);
+        }
+    }
+
+    /// As `in_sending_order`, the other way round: the order in which messages of sources that start together reach
+    /// `rank`. Each piece is to be gone through from its end; one of other nodes may be of several.
+    pub fn in_arrival_order(&self, rank: usize, mut each: impl FnMut(Range<usize>, u32)) {
+        let own = self
+            .runs
+            .iter()
+            .position(|r| r.ranks.contains(&rank))
+            .expect("every rank is in a run");
+        let after = rank + 1..self.runs[own].ranks.end;
+        let before = self.runs[own].ranks.start..rank;
+        let node = self.runs[own].node;
+        if !before.is_empty() {
+            each(before, node);
+        }
+        if self.runs_are_nodes {
+            // All other nodes are reached at the same cost.
+            let others = [
+                0..self.runs[own].ranks.start,
+                self.runs[own].ranks.end..self.ranks(),
+            ];
+            for ranks in others.into_iter().filter(|r| !r.is_empty()) {
+                let other = self.node_of_rank[ranks.start];
+                each(ranks, other);
+            }
+            if !after.is_empty() {
+                each(after, node);
+            }
+            return;
+        }
+        for run in self.runs[..own]
+            .iter()
+            .rev()
+            .chain(self.runs[own + 1..].iter().rev())
+        {
+            each(run.ranks.clone(), run.node);
+        }
+        if !after.is_empty() {
+            each(after, node);
         }
     }
 }

@@ -1,11 +1,9 @@
 //! Sorting the arrivals of one phase at one rank: a few hundred keys that are spread about evenly over time and often
 //! almost in order already.
 
-/// Up to this many keys are sorted by one digit of their time, more by two smaller ones: finer than the gaps between most
-/// arrivals.
-const FEW: usize = 160;
-const ONE_DIGIT: usize = 1 << 8;
-const OF_TWO_DIGITS: usize = 1 << 7;
+/// Sorted by two digits of this many bits of their time: finer than the gaps between arrivals, mostly.
+const DIGIT_BITS: u32 = 7;
+const DIGITS: usize = 1 << DIGIT_BITS;
 /// Insertion may move keys by so many places on average, where they are nearly in order.
 const MOVES_PER_KEY: usize = 8;
 
@@ -28,46 +26,17 @@ impl Sorter {
             return;
         }
         if steps_back > keys.len() / 32 {
-            let bits = u64::BITS - all.leading_zeros();
-            if keys.len() <= FEW {
-                self.by_digit(keys, bits);
-            } else {
-                self.by_two_digits(keys, bits);
-            }
+            self.by_digits(keys, 64 - all.leading_zeros());
         }
         if !insertion(keys, MOVES_PER_KEY * keys.len()) {
             keys.sort_unstable();
         }
     }
 
-    /// By the uppermost digit of numbers of `bits`.
-    fn by_digit(&mut self, keys: &mut [u64], bits: u32) {
-        let shift = bits.saturating_sub(ONE_DIGIT.trailing_zeros());
-        let digit = |k: u64| (k >> shift) as usize % ONE_DIGIT;
-        let mut places = [0u16; ONE_DIGIT];
-        for &k in keys.iter() {
-            places[digit(k)] += 1;
-        }
-        let mut sum = 0;
-        for p in &mut places {
-            (sum, *p) = (sum + *p, sum);
-        }
-        self.spare.clear();
-        self.spare.extend_from_slice(keys);
-        for &k in &self.spare {
-            let at = &mut places[digit(k)];
-            keys[usize::from(*at)] = k;
-            *at += 1;
-        }
-    }
-
-    /// By the two uppermost digits of numbers of `bits`.
-    fn by_two_digits(&mut self, keys: &mut [u64], bits: u32) {
-        const DIGITS: usize = OF_TWO_DIGITS;
-        let digit_bits = DIGITS.trailing_zeros();
-        let shift = bits.saturating_sub(2 * digit_bits);
+    fn by_digits(&mut self, keys: &mut [u64], bits: u32) {
+        let shift = bits.saturating_sub(2 * DIGIT_BITS);
         let low = |k: u64| (k >> shift) as usize % DIGITS;
-        let high = |k: u64| (k >> (shift + digit_bits)) as usize % DIGITS;
+        let high = |k: u64| (k >> (shift + DIGIT_BITS)) as usize % DIGITS;
         let (mut lows, mut highs) = ([0u32; DIGITS], [0u32; DIGITS]);
         for &k in keys.iter() {
             lows[low(k)] += 1;
