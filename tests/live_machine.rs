@@ -1,5 +1,6 @@
 //! A machine that stays up: what is put in from outside and recorded gives the same latencies when it is replayed in
-//! a batch run, and a request can be cancelled wherever it is, at once ended and all its memory given back.
+//! a batch run, a request can be cancelled wherever it is, at once ended and all its memory given back, and a die may be
+//! struck in the middle of a step of which nobody knew that it would be.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,10 +9,11 @@ use std::time::Duration;
 use proptest::prelude::*;
 use supernode_actors::compute::Calibration;
 use supernode_actors::config::{Fidelity, Serving};
+use supernode_actors::fault::{Effect, Fault, Ways};
 use supernode_actors::launch::{Flow, Launch, Load, Phase, Supernode};
 use supernode_actors::model::ModelSpec;
 use supernode_actors::request::{Delivered, Outcome, Prefix, RequestRecord, RequestSpec};
-use supernode_topology::Machine;
+use supernode_topology::{ActorId, Machine};
 
 const WHILE: Duration = Duration::from_secs(60);
 
@@ -59,6 +61,17 @@ fn spec(id: u64, prompt_tokens: u32, output_tokens: u32, family: u64) -> Request
                 .map(|b| family * 1_000 + b)
                 .collect(),
         },
+    }
+}
+
+fn strike_of(die: u32, effect: Effect, start_ps: u64, end_ps: Option<u64>) -> Fault {
+    Fault {
+        text: "a strike".into(),
+        start_ps,
+        end_ps,
+        effect,
+        ways: Ways::Both,
+        parts: vec![ActorId(die)],
     }
 }
 
@@ -182,5 +195,79 @@ proptest! {
         }
         let o = machine.occupancy();
         prop_assert_eq!((o.slots_used, o.kv_tokens, o.backlog_tokens), (0, 0, 0));
+    }
+}
+
+/// Until a fault is known of, the ranks of a node answer for a drawn step together; after that, each for itself.
+#[test]
+fn ranks_that_answer_one_by_one_take_as_long_as_a_node_together() {
+    let run = |fault: Option<Fault>| {
+        let (recorded, _, _) = drive(
+            launch(Vec::new(), 4, Fidelity::Step),
+            arrivals(60, 3_000_000_000),
+            &[],
+        );
+        let mut machine = Supernode::launch(launch(recorded, 4, Fidelity::Step)).unwrap();
+        fault.map(|f| machine.inject(f));
+        machine.run(&mut |_| Flow::Continue).unwrap();
+        machine.stats()
+    };
+    // A die that serves nobody is slower long after the last request.
+    let later = strike_of(63, Effect::Throttle(0.5), 1_000_000_000_000_000, None);
+    let (together, each) = (run(None), run(Some(later)));
+    assert!(each.events > together.events);
+    assert_eq!(together.records.len(), each.records.len());
+    let mean = |s: &supernode_actors::stats::RunStats| {
+        let took = s.records.iter().map(|r| (r.end_ps - r.arrival_ps) as f64);
+        took.sum::<f64>() / s.records.len() as f64
+    };
+    let ratio = mean(&together) / mean(&each);
+    assert!((ratio - 1.0).abs() < 0.005, "{ratio}");
+    let ratio = together.messages.control as f64 / each.messages.control as f64;
+    assert!(
+        (ratio - 1.0).abs() < 0.01,
+        "{ratio} of the control messages"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #[test]
+    fn a_die_may_be_struck_in_the_middle_of_a_drawn_step(
+        die in 16u32..32,
+        after_ps in 0u64..40_000_000_000,
+        crash in any::<bool>(),
+        over_after_ps in prop::sample::select(vec![3_000_000_000u64, 400_000_000_000, 20_000_000_000_000]),
+    ) {
+        let run = |shards| {
+            let mut launched = launch(Vec::new(), 8, Fidelity::Step);
+            launched.shards = shards;
+            let mut machine = Supernode::launch_live(launched).unwrap();
+            for s in arrivals(40, 2_000_000_000) {
+                machine.run_until(s.arrival_ps, WHILE).unwrap();
+                machine.submit(s.arrival_ps, s);
+            }
+            let now = machine.now();
+            machine.run_until(now + after_ps, WHILE).unwrap();
+            let at = machine.now();
+            let effect = if crash { Effect::Crash } else { Effect::Hang };
+            machine.inject(strike_of(die, effect, at, Some(at + over_after_ps)));
+            machine.run_until(u64::MAX, WHILE).unwrap();
+            let mut out = Vec::new();
+            machine.take_deliveries(&mut out);
+            let ended = out.into_iter().filter_map(|d| match d.what {
+                Delivered::Ended(record) => Some(*record),
+                Delivered::Tokens { .. } => None,
+            });
+            let mut records: Vec<RequestRecord> = ended.collect();
+            records.sort_by_key(|r| r.id);
+            (records, machine)
+        };
+        let (records, machine) = run(1);
+        prop_assert_eq!(records.len(), 40);
+        prop_assert!(records.iter().all(|r| r.outcome == Outcome::Completed));
+        machine.check().unwrap();
+        let (others, _) = run(2);
+        prop_assert_eq!(records, others, "two shards");
     }
 }

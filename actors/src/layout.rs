@@ -172,11 +172,15 @@ impl Layout {
 #[derive(Clone, Debug)]
 pub struct Ring {
     points: Vec<(u64, u32)>,
+    /// By the uppermost bits of a hash: the first point that is not below all hashes with these bits.
+    first: Vec<u32>,
 }
 
 impl Ring {
     /// Arcs per CPU: 64 keep the largest share within about a third of the mean.
     const ARCS: u64 = 64;
+    /// About as many values as there are points on a ring of 128 CPUs.
+    const FIRST_BITS: u32 = 13;
 
     pub fn new(cpus: &[u32]) -> Self {
         let mut points: Vec<(u64, u32)> = cpus
@@ -187,7 +191,10 @@ impl Ring {
             })
             .collect();
         points.sort_unstable();
-        Self { points }
+        let first = (0..1u64 << Self::FIRST_BITS)
+            .map(|top| points.partition_point(|p| p.0 >> (64 - Self::FIRST_BITS) < top) as u32)
+            .collect();
+        Self { points, first }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -197,8 +204,9 @@ impl Ring {
     /// The CPU that owns `key`, if any that `usable` accepts is left.
     pub fn owner(&self, key: u64, usable: impl Fn(u32) -> bool) -> Option<u32> {
         let h = mix(key);
-        let start = self.points.partition_point(|p| p.0 < h);
-        let n = self.points.len();
+        let near = self.first[(h >> (64 - Self::FIRST_BITS)) as usize] as usize;
+        let below = self.points[near..].iter().take_while(|p| p.0 < h).count();
+        let (start, n) = (near + below, self.points.len());
         (0..n)
             .map(|i| self.points[(start + i) % n].1)
             .find(|&c| usable(c))

@@ -141,6 +141,26 @@ pub struct Copying {
     pub read: bool,
 }
 
+/// A drawn step of ranks of a decode group that live on one node, as it is when it is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStep {
+    /// It is for those who have taken this up.
+    pub epoch: u32,
+    pub step: u32,
+    pub started_ps: Ps,
+    /// Bit `i`: the rank `i` after the receiver's takes part.
+    pub ranks: u32,
+    pub experts: ExpertState,
+}
+
+/// What a rank has for the next step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    pub rank: u16,
+    pub requests: u32,
+    pub context_sum: u64,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Msg {
     /// What is left of a message that was handed to its actor.
@@ -280,6 +300,15 @@ pub enum Msg {
         context_sum: u64,
         made: u32,
         duration_ps: Ps,
+    },
+    /// A drawn step is over on a node (to the first of its ranks, for all of them): the start and the end of each.
+    NodeStep(NodeStep),
+    /// The `StepDone` of each rank of a node.
+    NodeDone {
+        step: u32,
+        made: u32,
+        duration_ps: Ps,
+        held: Box<[Held]>,
     },
 
     // ---- who is there

@@ -144,7 +144,7 @@ impl Shared {
         i > 0 && now - strikes[i - 1] < SETTLES_PS
     }
 
-    /// Parts fail in this run.
+    /// A fault has struck, or is known to come.
     pub fn has_faults(&self) -> bool {
         !self.strikes_ps.read().expect("no writer panics").is_empty()
     }
@@ -215,18 +215,13 @@ impl World {
             other => other,
         };
         if shared.is_die(to) {
-            let mut die = self.dies[to as usize]
-                .take()
-                .expect("a die gets messages on its own shard only");
-            die.handle(from, msg, &mut env);
-            self.dies[to as usize] = Some(die);
+            let die = self.dies[to as usize].as_mut();
+            die.expect("a die gets messages on its own shard only")
+                .handle(from, msg, &mut env);
         } else {
-            let i = shared.cpu_index(to) as usize;
-            let mut cpu = self.cpus[i]
-                .take()
-                .expect("a CPU gets messages on its own shard only");
-            cpu.handle(from, msg, &mut env);
-            self.cpus[i] = Some(cpu);
+            let cpu = self.cpus[shared.cpu_index(to) as usize].as_mut();
+            cpu.expect("a CPU gets messages on its own shard only")
+                .handle(from, msg, &mut env);
         }
     }
 }
@@ -236,6 +231,9 @@ impl Model for World {
     type Bulk = Bulk;
 
     fn handle(&mut self, to: Actor, from: Actor, msg: Msg, ctx: &mut Ctx<'_, Self>) {
+        if let Msg::NodeStep(step) = msg {
+            return self.node_step(to, from, &step, ctx);
+        }
         self.struck |= matches!(msg, Msg::Fault(_));
         if !self.struck {
             return self.deliver(to, from, msg, ctx);

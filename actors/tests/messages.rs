@@ -5,8 +5,8 @@ use supernode_actors::die::{Condition, Members, Watch};
 use supernode_actors::experts::{ExpertMsg, ExpertState};
 use supernode_actors::fault::{Change, Effect, Strike, Ways};
 use supernode_actors::message::{
-    BatchPart, BatchWork, BlockRead, Bulk, Claim, Copying, Handoff, Inbound, Learned, Lookup,
-    LookupReply, Msg, Plane, Prompt, ReadBlocks,
+    BatchPart, BatchWork, BlockRead, Bulk, Claim, Copying, Handoff, Held, Inbound, Learned, Lookup,
+    LookupReply, Msg, NodeStep, Plane, Prompt, ReadBlocks,
 };
 use supernode_actors::request::{Prefix, RequestSpec, Resubmitted};
 use supernode_actors::runtime::codec::{decode, encode};
@@ -93,9 +93,11 @@ fn kind(msg: &Msg) -> usize {
         Msg::SwitchOver => 76,
         Msg::Drained => 77,
         Msg::Switched => 78,
+        Msg::NodeStep(_) => 79,
+        Msg::NodeDone { .. } => 80,
     }
 }
-const KINDS: usize = 79;
+const KINDS: usize = 81;
 
 /// Reads and SSD loads of the same blocks share a digest: one is what is left of the other after a wait.
 const ALIKE: (usize, usize) = (6, 8);
@@ -254,6 +256,23 @@ fn samples() -> Vec<Msg> {
             context_sum: 3,
             made: 4,
             duration_ps: 5,
+        },
+        Msg::NodeStep(NodeStep {
+            epoch: 2,
+            step: 1,
+            started_ps: u64::MAX,
+            ranks: 1 << 31,
+            experts: ExpertState::default(),
+        }),
+        Msg::NodeDone {
+            step: 1,
+            made: 4,
+            duration_ps: 5,
+            held: Box::new([Held {
+                rank: 767,
+                requests: 2,
+                context_sum: 3,
+            }]),
         },
         Msg::Inbound(Box::new(inbound)),
         Msg::Copy(Copying {

@@ -11,7 +11,7 @@ use super::packets::{BEGIN, END, Followed, INSTANT, Notes, Writer};
 impl Writer {
     /// A request has come to a mark: the stage that ends there.
     pub(super) fn mark(&mut self, r: &Record, mark: Mark) {
-        let (request, now) = (r.a, r.at_ps);
+        let (request, now) = (r.a, r.start_ps);
         if mark == Mark::Arrived {
             if now < self.window_ps.0 || now >= self.window_ps.1 {
                 return;

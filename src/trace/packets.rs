@@ -331,7 +331,7 @@ impl Writer {
             What::Mark(mark) => self.mark(r, mark),
             What::Counter(c) => {
                 let track = self.counter(r.actor, Counted::Of(c));
-                self.count(track, r.at_ps, r.a);
+                self.count(track, r.start_ps, r.a);
             }
             What::Fault => self.fault(r),
             What::FaultOver => {

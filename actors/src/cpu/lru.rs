@@ -1,6 +1,28 @@
 //! Least-recently-used set of keys with a capacity in entries. Nothing in it depends on hash order.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// Keys are well mixed already, and are their own hashes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mixed(u64);
+
+impl Hasher for Mixed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes
+            .iter()
+            .for_each(|&b| self.0 = self.0.rotate_left(8) ^ u64::from(b));
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        // The topmost bit is the same in all of them, and the map looks at the uppermost ones.
+        self.0 = key.rotate_left(1);
+    }
+}
 
 const NONE: u32 = u32::MAX;
 
@@ -15,7 +37,7 @@ struct Node {
 #[derive(Debug)]
 pub struct Lru {
     capacity: usize,
-    index: HashMap<u64, u32>,
+    index: HashMap<u64, u32, BuildHasherDefault<Mixed>>,
     nodes: Vec<Node>,
     oldest: u32,
     newest: u32,
@@ -25,7 +47,7 @@ impl Lru {
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity,
-            index: HashMap::new(),
+            index: HashMap::default(),
             nodes: Vec::new(),
             oldest: NONE,
             newest: NONE,

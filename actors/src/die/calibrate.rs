@@ -12,7 +12,7 @@ use crate::runtime::Rng;
 use crate::stats::FidelityStats;
 use crate::time::Ps;
 
-use super::surface::{Place, Plane, Sample, distance2};
+use super::surface::{Place, Plane, SLOPE_FROM, Sample, distance2};
 
 /// What a step's duration depends on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,12 @@ type Key = (bool, u32, u32);
 /// these factors at most, or by less in each when they differ in several.
 const NEAR: [f64; 3] = [2.0, 1.5, 4.0];
 
+/// A simulated step that was not too close to those before it (squared, in units of `NEAR`), and that the plane through them had
+/// told to within this share, speaks for the plane: as far as `REACH2` from it, squared, steps may be drawn without others.
+const FORETOLD: f64 = 0.005;
+const FORETOLD_FROM2: f64 = 0.25;
+const REACH2: f64 = 2.0;
+
 /// Where those near enough are off their plane by more than this share, twice as many are asked for.
 const AGREE: f64 = 0.02;
 
@@ -48,9 +54,9 @@ const AROUND2: f64 = 9.0;
 /// Contexts per request below this are alike: attention to them costs next to nothing.
 const CONTEXT_MIN: u64 = 64;
 
-/// Draws after which the next one is checked at message level: early ones tell soon how far off draws are, later
-/// ones come every `recheck_every`.
-const EARLY_CHECKS: [u64; 3] = [100, 1_000, 5_000];
+/// The first draw that is checked at message level; then each power of eight, which tells soon how far off draws are, and
+/// each multiple of `recheck_every`.
+const FIRST_CHECK: u64 = 64;
 
 impl Condition {
     pub fn class(&self) -> Class {
@@ -112,9 +118,17 @@ const KEPT: usize = 256;
 
 impl Known {
     fn learn(&mut self, c: &Condition, ratio: f64) {
+        let at = c.place();
+        let told = || (ratio / Plane::around(&at, &self.samples).ratio - 1.0).abs();
+        let close = self
+            .samples
+            .iter()
+            .any(|s| distance2(&at, &s.at) < FORETOLD_FROM2);
+        let foretold = !close && self.samples.len() >= SLOPE_FROM && told() < FORETOLD;
         let sample = Sample {
-            at: c.place(),
+            at,
             ratio,
+            foretold,
         };
         if self.samples.len() < KEPT {
             self.samples.push(sample);
@@ -148,24 +162,28 @@ impl Known {
             .1
     }
 
-    /// Samples that are near enough to a place for a draw, and the nearest of all.
-    fn near(&self, at: &Place) -> (usize, usize) {
-        let (mut near, mut nearest) = (0, (f64::INFINITY, 0));
+    /// Samples that are near a place, the nearest of all, and whether one that was foretold speaks for the plane there.
+    fn near(&self, at: &Place) -> (usize, usize, bool) {
+        let (mut near, mut nearest, mut told) = (0, (f64::INFINITY, 0), false);
         for (i, s) in self.samples.iter().enumerate() {
             let d2 = distance2(at, &s.at);
             near += usize::from(d2 <= 1.0);
+            told |= s.foretold && d2 <= REACH2;
             if d2 < nearest.0 {
                 nearest = (d2, i);
             }
         }
-        (near, nearest.1)
+        (near, nearest.1, told)
     }
 }
 
-#[derive(Debug, Default)]
+/// Learns and draws for one group, and checks draws for all groups that tell each other what they learn.
+#[derive(Debug)]
 pub struct Calibrator {
     known: BTreeMap<Key, Known>,
-    drawn: u64,
+    /// Number of the next draw among those of all groups, if all draw as often; each counts those that are its own.
+    next_draw: u64,
+    groups: u64,
     /// The step that is running is simulated, not drawn.
     pub simulated: bool,
     /// Class of the simulated step that is most like the one that was drawn last.
@@ -173,15 +191,33 @@ pub struct Calibrator {
 }
 
 impl Calibrator {
+    /// For the group `index` of `groups`.
+    pub fn new(index: u16, groups: usize) -> Self {
+        Self {
+            known: BTreeMap::new(),
+            next_draw: 1 + u64::from(index),
+            groups: groups as u64,
+            simulated: false,
+            like: Class::default(),
+        }
+    }
+
+    /// Whether the next draw is to be checked.
+    fn checks(&self, every: u64) -> bool {
+        let n = self.next_draw;
+        let early = n >= FIRST_CHECK && n.is_power_of_two() && n.trailing_zeros().is_multiple_of(3);
+        every > 0 && (early || n.is_multiple_of(every))
+    }
+
     pub fn decide(&mut self, c: &Condition, spec: &FidelitySpec, rng: &mut Rng) -> Verdict {
         let Some(known) = self.known.get(&c.key()) else {
             return Verdict::Simulate;
         };
         let at = c.place();
-        let (near, nearest) = known.near(&at);
+        let (near, nearest, told) = known.near(&at);
         let enough = spec.calibration_steps.max(1) as usize;
         let may_learn = known.samples.len() < KEPT;
-        if may_learn && near < enough {
+        if may_learn && near < enough && !told {
             return Verdict::Simulate;
         }
         let plane = Plane::around(&at, &known.samples);
@@ -191,9 +227,9 @@ impl Calibrator {
         }
         let ratio = plane.ratio * (1.0 + known.draw_off(&at, rng));
         self.like = known.classes[nearest];
-        self.drawn += 1;
-        let every = u64::from(spec.recheck_every);
-        if every > 0 && (self.drawn.is_multiple_of(every) || EARLY_CHECKS.contains(&self.drawn)) {
+        let checks = self.checks(u64::from(spec.recheck_every));
+        self.next_draw += self.groups;
+        if checks {
             Verdict::Check(ratio)
         } else {
             Verdict::Draw(ratio)
@@ -225,6 +261,7 @@ impl Calibrator {
         }
         stats.message_steps += 1;
         let ratio = duration_ps as f64 / estimate_ps.max(1) as f64;
+        tracing::debug!(?c, ratio, drawn_ps, duration_ps, "simulated");
         self.learn(c, ratio);
         if let Some(drawn) = drawn_ps {
             stats.rechecked_steps += 1;
@@ -264,8 +301,23 @@ mod tests {
     }
 
     #[test]
+    fn groups_that_learn_together_share_the_checks() {
+        let spec = FidelitySpec::default();
+        let mut checks = 0;
+        for group in 0..6 {
+            let mut c = Calibrator::new(group, 6);
+            (0..4).for_each(|_| c.learn(&condition(500), 1.0));
+            let mut rng = Rng::new(1, u64::from(group));
+            let decided = (0..2_800).map(|_| c.decide(&condition(500), &spec, &mut rng));
+            checks += decided.filter(|v| matches!(v, Verdict::Check(_))).count();
+        }
+        // 64, 512, 4,096 and 16,384 of 16,800.
+        assert_eq!(checks, 4);
+    }
+
+    #[test]
     fn steps_are_drawn_from_those_with_about_the_same_batch() {
-        let mut c = Calibrator::default();
+        let mut c = Calibrator::new(0, 1);
         assert!(draws(&mut c, 560).is_empty());
         c.learn(&condition(520), 1.0);
         assert!(
@@ -290,7 +342,7 @@ mod tests {
 
     #[test]
     fn where_simulated_steps_disagree_there_must_be_more() {
-        let mut c = Calibrator::default();
+        let mut c = Calibrator::new(0, 1);
         for (requests, ratio) in [(520, 1.0), (540, 1.1), (530, 1.0)] {
             c.learn(&condition(requests), ratio);
             assert!(draws(&mut c, 535).is_empty());
@@ -304,7 +356,7 @@ mod tests {
 
     #[test]
     fn between_simulated_batches_a_step_takes_what_lies_between() {
-        let mut c = Calibrator::default();
+        let mut c = Calibrator::new(0, 1);
         for requests in [100, 110, 200, 220, 400, 440] {
             c.learn(
                 &condition(requests),

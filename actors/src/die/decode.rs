@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::compute::DecodeTimes;
 use crate::env::Env;
 use crate::experts::{ExpertMsg, Plan};
-use crate::message::{Claim, Msg};
+use crate::message::{Claim, Held, Msg, NodeStep};
 use crate::runtime::Actor;
 use crate::time::Ps;
 use crate::trace::{Counter, Mark, What};
@@ -57,8 +57,8 @@ pub struct DecodeRank {
     pub(super) active: Vec<Active>,
     /// Granted, KV on its way.
     pub(super) granted: Vec<Claim>,
-    /// KV arrived, waiting for the next step.
-    pub(super) joining: Vec<Claim>,
+    /// KV arrived at this time, waiting for the next step.
+    pub(super) joining: Vec<(Ps, Claim)>,
     /// Claims that wait for a slot, with who claimed.
     pub(super) waiting: std::collections::VecDeque<(Actor, Claim)>,
     pub(super) step: Step,
@@ -144,6 +144,20 @@ impl DecodeRank {
         }
     }
 
+    pub fn node_done(
+        &mut self,
+        step: u32,
+        (made, duration_ps): (u32, Ps),
+        held: &[Held],
+        env: &mut Env<'_, '_>,
+    ) {
+        if let Some(root) = &mut self.root
+            && root.node_done(step, (made, duration_ps), held, env)
+        {
+            self.start_step(env);
+        }
+    }
+
     pub fn step_done(&mut self, from: Actor, step: u32, report: Report, env: &mut Env<'_, '_>) {
         if let Some(root) = &mut self.root
             && root.step_done(from, step, report, env)
@@ -161,11 +175,25 @@ impl DecodeRank {
         drawn_ps: Option<Ps>,
         env: &mut Env<'_, '_>,
     ) {
-        let now = env.now();
+        self.begin(step, env.now(), drawn_ps.is_some(), env);
+        match drawn_ps {
+            Some(ps) => env.after(ps, Msg::StepEnd),
+            None => self.begin_layers(microbatch, env),
+        }
+    }
+
+    /// Takes part in a step from `started_ps` on, with the requests that were here by then.
+    fn begin(&mut self, step: u32, started_ps: Ps, drawn: bool, env: &mut Env<'_, '_>) {
         self.heard(env);
         self.step.running = true;
-        for claim in self.joining.drain(..) {
-            env.mark(Mark::Joined, claim.request, 0);
+        let mut i = 0;
+        while i < self.joining.len() {
+            if self.joining[i].0 > started_ps {
+                i += 1;
+                continue;
+            }
+            let (_, claim) = self.joining.remove(i);
+            env.mark_at(started_ps, Mark::Joined, claim.request, 0);
             self.active.push(Active {
                 context: claim.context,
                 left: claim.left,
@@ -176,25 +204,45 @@ impl DecodeRank {
             });
         }
         self.step.number = step;
-        self.step.started_ps = now;
+        self.step.started_ps = started_ps;
         self.step.requests = self.active.len() as u32;
-        self.step.drawn = drawn_ps.is_some();
+        self.step.drawn = drawn;
         self.observe(env);
-        if let Some(ps) = drawn_ps {
-            env.after(ps, Msg::StepEnd);
-            return;
-        }
-        self.begin_layers(microbatch, env);
     }
 
-    /// Tokens of this step: accepted ones go home, finished requests leave.
     pub fn step_end(&mut self, env: &mut Env<'_, '_>) {
-        if self.is_stale(env) {
-            return;
+        if !self.is_stale(env) {
+            let report = self.finish(env.shared.streams_tokens(), env);
+            self.report(report, env);
         }
+    }
+
+    /// A drawn step, from its start to its end, which is now; not if this rank takes no part in it any more.
+    pub fn drawn_step(
+        &mut self,
+        s: &NodeStep,
+        stream: bool,
+        env: &mut Env<'_, '_>,
+    ) -> Option<Report> {
+        self.begin_drawn(s, env).then(|| self.finish(stream, env))
+    }
+
+    /// Begins a drawn step, if it takes part in it.
+    pub fn begin_drawn(&mut self, s: &NodeStep, env: &mut Env<'_, '_>) -> bool {
+        let takes = self.takes_step(s.epoch, env);
+        if takes {
+            self.experts.put_in_force(s.experts, env);
+            self.begin(s.step, s.started_ps, true, env);
+        }
+        takes
+    }
+
+    /// Tokens of this step: accepted ones go home, finished requests leave. `stream`: all tokens go home at once.
+    fn finish(&mut self, stream: bool, env: &mut Env<'_, '_>) -> Report {
         let now = env.now();
         let d = &env.shared.serving.decode;
-        let stream = env.shared.streams_tokens();
+        // Mostly all tokens of a step are as long after those before.
+        let (mut gap_ps, mut gaps) = (0, 0);
         let mut i = 0;
         let mut made = 0;
         while i < self.active.len() {
@@ -211,7 +259,11 @@ impl DecodeRank {
             let stepped = (u64::from(self.step.number) << 32) | u64::from(n);
             env.mark(Mark::Stepped, a.claim.request, stepped);
             if let Some(before_ps) = a.last_token_ps.replace(now) {
-                env.tally.itl.record(now - before_ps);
+                if now - before_ps != gap_ps {
+                    env.tally.itl.record_n(gap_ps, gaps);
+                    (gap_ps, gaps) = (now - before_ps, 0);
+                }
+                gaps += 1;
             }
             let last = a.left == 0;
             if last || stream || a.sent == 0 {
@@ -234,6 +286,7 @@ impl DecodeRank {
                 i += 1;
             }
         }
+        env.tally.itl.record_n(gap_ps, gaps);
         if !self.step.drawn {
             env.meter().stepped_ps += now - self.step.started_ps;
         }
@@ -241,37 +294,38 @@ impl DecodeRank {
         let (place, drawn) = (self.step.place(0, 0, 1), u64::from(self.step.drawn));
         env.span(What::Step, started_ps, now, place, requests, drawn);
         self.grant_waiting(env);
-        let context_sum = self
-            .active
-            .iter()
-            .map(|a| u64::from(a.context))
-            .sum::<u64>()
-            + self
-                .joining
-                .iter()
-                .map(|c| u64::from(c.context))
-                .sum::<u64>();
-        let requests = (self.active.len() + self.joining.len()) as u32;
         self.step.running = false;
+        let (requests, context_sum) = self.holds();
+        Report {
+            requests,
+            context_sum,
+            made,
+            duration_ps: now - started_ps,
+        }
+    }
+
+    /// Tells the root.
+    pub fn report(&mut self, report: Report, env: &mut Env<'_, '_>) {
         let root = self.root_actor(env);
         env.control(
             root,
             Msg::StepDone {
                 step: self.step.number,
-                requests,
-                context_sum,
-                made,
-                duration_ps: now - self.step.started_ps,
+                requests: report.requests,
+                context_sum: report.context_sum,
+                made: report.made,
+                duration_ps: report.duration_ps,
             },
         );
     }
 
-    /// What this die's counters show.
+    /// What this die's counters show from the beginning of the step on.
     fn observe(&self, env: &mut Env<'_, '_>) {
         if env.trace.is_on() {
-            env.counter(Counter::BatchSize, self.active.len() as u64);
-            env.counter(Counter::KvTokens, self.kv_tokens_used);
-            env.counter(Counter::QueueDepth, self.waiting.len() as u64);
+            let from_ps = self.step.started_ps;
+            env.counter_from(from_ps, Counter::BatchSize, self.active.len() as u64);
+            env.counter_from(from_ps, Counter::KvTokens, self.kv_tokens_used);
+            env.counter_from(from_ps, Counter::QueueDepth, self.waiting.len() as u64);
         }
     }
 }

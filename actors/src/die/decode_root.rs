@@ -5,8 +5,9 @@
 
 use crate::config::Microbatch;
 use crate::env::Env;
+use crate::experts::ExpertState;
 use crate::layout::mix;
-use crate::message::Msg;
+use crate::message::{Held, Msg, NodeStep};
 use crate::runtime::Actor;
 use crate::tally::Stepped;
 use crate::time::Ps;
@@ -19,8 +20,9 @@ use super::estimate::Estimator;
 use super::members::Members;
 use super::rebalance::Rebalancer;
 
+/// What a rank has for the next step.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Held {
+pub(super) struct OfRank {
     requests: u32,
     context_sum: u64,
 }
@@ -38,7 +40,7 @@ pub struct Report {
 #[derive(Debug)]
 pub struct DecodeRoot {
     group: u16,
-    pub(super) held: Vec<Held>,
+    pub(super) held: Vec<OfRank>,
     pub(super) running: bool,
     pub(super) step: u32,
     awaited: u32,
@@ -62,7 +64,7 @@ impl DecodeRoot {
         let ranks = shared.layout.decode[usize::from(group)].ranks();
         Self {
             group,
-            held: vec![Held::default(); ranks as usize],
+            held: vec![OfRank::default(); ranks as usize],
             running: false,
             step: 0,
             awaited: 0,
@@ -74,7 +76,8 @@ impl DecodeRoot {
             drawn_ps: None,
             estimate_ps: 0,
             estimator: Estimator::default(),
-            calibrator: Calibrator::default(),
+            // Each decode group learns for itself: groups may differ in size and plans.
+            calibrator: Calibrator::new(0, 1),
             experts: Rebalancer::new(group, shared),
             watch: RootWatch::default(),
         }
@@ -82,7 +85,7 @@ impl DecodeRoot {
 
     /// What a rank has for the next step.
     pub(super) fn hold(&mut self, rank: u16, requests: u32, context_sum: u64) {
-        self.held[usize::from(rank)] = Held {
+        self.held[usize::from(rank)] = OfRank {
             requests,
             context_sum,
         };
@@ -120,14 +123,35 @@ impl DecodeRoot {
         if !self.running || step != self.step {
             return false;
         }
-        let rank = self.rank_of(from, env);
-        self.held[rank] = Held {
-            requests: report.requests,
-            context_sum: report.context_sum,
-        };
-        self.longest_ps = self.longest_ps.max(report.duration_ps);
-        self.made += report.made;
-        self.awaited -= 1;
+        let rank = self.rank_of(from, env) as u16;
+        self.hold(rank, report.requests, report.context_sum);
+        self.done(1, report.made, report.duration_ps, env)
+    }
+
+    /// As `step_done`, of all ranks of a node.
+    pub fn node_done(
+        &mut self,
+        step: u32,
+        (made, duration_ps): (u32, Ps),
+        held: &[Held],
+        env: &mut Env<'_, '_>,
+    ) -> bool {
+        if !self.running || step != self.step {
+            return false;
+        }
+        // Each would have come by itself.
+        env.meter().handled += (held.len() as u64).saturating_sub(1);
+        for h in held {
+            self.hold(h.rank, h.requests, h.context_sum);
+        }
+        self.done(held.len() as u32, made, duration_ps, env)
+    }
+
+    /// So many ranks have done the step; whether another is to start.
+    fn done(&mut self, ranks: u32, made: u32, duration_ps: Ps, env: &mut Env<'_, '_>) -> bool {
+        self.longest_ps = self.longest_ps.max(duration_ps);
+        self.made += made;
+        self.awaited -= ranks;
         if self.awaited > 0 {
             return false;
         }
@@ -225,6 +249,11 @@ impl DecodeRoot {
         let gap = shared.decode_times.host_gap_ps();
         self.started_ps = env.now() + gap;
         self.awaited = 0;
+        if let Some(ps) = drawn_ps
+            && !shared.has_faults()
+        {
+            return self.draw_on_nodes(members, (self.started_ps, ps), experts, env);
+        }
         let dies = &shared.layout.decode[self.group as usize].dies;
         // A drawn step stands for messages between all: where parts may be gone, all have their part in it.
         let to_all = to_all || shared.condition_epoch(env.now()) > 0;
@@ -242,6 +271,49 @@ impl DecodeRoot {
                 env.control_after(gap, shared.die_actor(die), msg);
             }
         }
+    }
+}
+
+impl DecodeRoot {
+    /// A drawn step goes to each node with requests in one message, which comes when the step is over there: nothing happens
+    /// on a die before. `times`: when it starts here, and how long it lasts.
+    fn draw_on_nodes(
+        &mut self,
+        members: &Members,
+        (start_ps, drawn_ps): (Ps, Ps),
+        experts: ExpertState,
+        env: &mut Env<'_, '_>,
+    ) {
+        let shared = env.shared;
+        let me = env.ctx.me();
+        let group = &shared.layout.decode[usize::from(self.group)];
+        let held = &self.held;
+        let mut ranks = members.ranks.iter().copied();
+        let mut ranks = ranks
+            .by_ref()
+            .filter(|&r| held[usize::from(r)].requests > 0);
+        let mut next = ranks.next();
+        while let Some(first) = next {
+            let mut on_node = 0u32;
+            let node = |r: u16| group.node_of_rank[usize::from(r)];
+            while let Some(rank) = next.filter(|&r| node(r) == node(first) && r - first < 32) {
+                on_node |= 1 << (rank - first);
+                next = ranks.next();
+            }
+            let to = shared.die_actor(group.dies[usize::from(first)]);
+            let started_ps = start_ps + env.control_latency_ps(me, to);
+            let step = NodeStep {
+                epoch: members.epoch,
+                step: self.step,
+                started_ps,
+                ranks: on_node,
+                experts,
+            };
+            self.awaited += on_node.count_ones();
+            env.ctx
+                .send_at(started_ps + drawn_ps, to, Msg::NodeStep(step));
+        }
+        env.tally.messages.control += u64::from(self.awaited);
     }
 }
 

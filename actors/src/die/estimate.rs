@@ -1,6 +1,6 @@
 //! What a decode step takes by its operators alone.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 
 use super::calibrate::Condition;
 use super::decode::{combine_bytes, dispatch_bytes};
@@ -15,12 +15,12 @@ type MoeKey = (bool, u32, u32, u32);
 /// step to step.
 #[derive(Debug, Default)]
 pub(super) struct Estimator {
-    /// By class of layers: how many, and what one takes. The latest first.
-    moe: VecDeque<(MoeKey, Vec<(u32, Ps)>)>,
+    /// By class of layers: how many, and what one takes.
+    moe: HashMap<MoeKey, Vec<(u32, Ps)>>,
 }
 
-/// With and without microbatches, of all tokens and of one each; of this batch and of the one before.
-const KEPT: usize = 8;
+/// Batches of some thousand sizes, with and without microbatches, of all tokens and of one each.
+const KEPT: usize = 1 << 14;
 
 impl Estimator {
     /// A step's duration from the operators alone: those of the fullest rank in attention, and in the MoE part those of
@@ -76,21 +76,25 @@ impl Estimator {
     /// The MoE part of a layer, for each class of layers with how many they are.
     fn moe(&mut self, c: &Condition, part: MicrobatchLoad, shared: &Shared) -> &[(u32, Ps)] {
         let key = (c.microbatch, c.requests, part.requests, part.tokens);
-        if let Some(i) = self.moe.iter().position(|m| m.0 == key) {
-            return &self.moe[i].1;
+        if self.moe.len() >= KEPT {
+            self.moe.clear();
         }
-        let parts = if c.microbatch { 2.0 } else { 1.0 };
-        let each = f64::from(part.tokens) / f64::from(part.requests.max(1));
-        let tokens = f64::from(c.requests) * each / parts;
-        let busiest = shared.decode_busiest.iter();
-        let of_classes = busiest
-            .flat_map(|b| b.units(tokens))
-            .map(|(layers, units)| (layers, moe_ps(part.tokens, &units, c.microbatch, shared)))
-            .collect();
-        self.moe.truncate(KEPT - 1);
-        self.moe.push_front((key, of_classes));
-        &self.moe[0].1
+        self.moe
+            .entry(key)
+            .or_insert_with(|| moe_of_classes(c, part, shared))
     }
+}
+
+/// What the MoE part of a layer takes, for each class of layers with how many they are.
+fn moe_of_classes(c: &Condition, part: MicrobatchLoad, shared: &Shared) -> Vec<(u32, Ps)> {
+    let parts = if c.microbatch { 2.0 } else { 1.0 };
+    let each = f64::from(part.tokens) / f64::from(part.requests.max(1));
+    let tokens = f64::from(c.requests) * each / parts;
+    let busiest = shared.decode_busiest.iter();
+    busiest
+        .flat_map(|b| b.units(tokens))
+        .map(|(layers, units)| (layers, moe_ps(part.tokens, &units, c.microbatch, shared)))
+        .collect()
 }
 
 /// Gate, dispatch, experts and combine of a microbatch of `tokens` tokens on each die, the busiest of which gets `units`

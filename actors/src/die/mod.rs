@@ -9,6 +9,7 @@ mod decode_root;
 mod estimate;
 mod experts;
 mod members;
+mod node_step;
 mod placer;
 mod prefill;
 mod prefill_batch;
@@ -236,6 +237,12 @@ impl Die {
                         env,
                     );
                 }
+                Msg::NodeDone {
+                    step,
+                    made,
+                    duration_ps,
+                    held,
+                } => d.node_done(step, (made, duration_ps), &held, env),
                 other => unexpected("a decode die", &other),
             },
             Part::Idle => unexpected("an idle die", &msg),

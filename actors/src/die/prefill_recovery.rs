@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::PrefillRank;
+use super::calibrate::Calibrator;
 use super::members::Watch;
 use super::prefill_root::PrefillRoot;
 use super::roll_call::{RollCall, ask_for_weights, late_ps, suspect_ps, tell_homes};
@@ -483,7 +484,8 @@ impl PrefillRoot {
             }
         }
         self.backlog = 0;
-        self.calibrator = Default::default();
+        let groups = env.shared.layout.prefill.len();
+        self.calibrator = Calibrator::new(self.group, groups);
     }
 
     /// Timer: owners of blocks that did not answer are passed over, and what they have is computed.

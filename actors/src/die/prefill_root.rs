@@ -101,7 +101,7 @@ impl PrefillRoot {
             backlog: 0,
             running: None,
             batches: 0,
-            calibrator: Calibrator::default(),
+            calibrator: Calibrator::new(group, shared.layout.prefill.len()),
             watch: GroupWatch::default(),
             suspects: BTreeMap::new(),
             timer_ps: None,

@@ -9,12 +9,14 @@ pub(super) type Place = [f64; 3];
 pub(super) struct Sample {
     pub at: Place,
     pub ratio: f64,
+    /// The samples before it had told what it would be.
+    pub foretold: bool,
 }
 
 /// The plane goes through so many of the nearest samples.
 const NEIGHBOURS: usize = 8;
 /// With fewer than this many there is no slope to be had, only a mean.
-const SLOPE_FROM: usize = 4;
+pub(super) const SLOPE_FROM: usize = 4;
 /// Squared distance below which samples count about the same.
 const SOFT: f64 = 0.05;
 /// Spread of samples along an axis (squared) below which they say little of a slope along it.
@@ -193,6 +195,7 @@ mod tests {
                 Sample {
                     at,
                     ratio: ratio(&at),
+                    foretold: false,
                 }
             })
             .collect();
@@ -215,6 +218,7 @@ mod tests {
         let sample = |ratio| Sample {
             at: [1.0, 2.0, 3.0],
             ratio,
+            foretold: false,
         };
         let samples: Vec<Sample> = (0..6).map(|i| sample(1.0 + f64::from(i))).collect();
         let plane = Plane::around(&[1.0, 2.0, 3.2], &samples);
@@ -226,6 +230,7 @@ mod tests {
         let sample = |x: f64| Sample {
             at: [x, 0.0, 0.0],
             ratio: 1.0 + x,
+            foretold: false,
         };
         let samples: Vec<Sample> = (0..5).map(|i| sample(f64::from(i) * 0.1)).collect();
         let plane = Plane::around(&[10.0, 0.0, 0.0], &samples);

@@ -92,6 +92,24 @@ impl Msg {
                 (u64::from(*step) << 32) | u64::from(*requests),
                 u64::from(*made) ^ context_sum ^ duration_ps.rotate_left(32),
             ),
+            Msg::NodeStep(s) => m(
+                104,
+                (u64::from(s.step) << 32) | u64::from(s.ranks),
+                s.started_ps ^ s.experts.digest().rotate_left(7) ^ (u64::from(s.epoch) << 40),
+            ),
+            Msg::NodeDone {
+                step,
+                made,
+                duration_ps,
+                held,
+            } => m(
+                105,
+                (u64::from(*step) << 32) | u64::from(*made),
+                held.iter().fold(*duration_ps, |a, h| {
+                    let requests = (u64::from(h.rank) << 48) ^ (u64::from(h.requests) << 24);
+                    mix(a ^ requests ^ h.context_sum)
+                }),
+            ),
             Msg::Changed(c) => m(41, *c as u64, 0),
             Msg::Fault(s) => m(39, s.digest(), 0),
             Msg::Copy(c) => m(36, c.bytes, (u64::from(c.to) << 1) | u64::from(c.read)),

@@ -109,6 +109,30 @@ impl<M: Model> Ctx<'_, M> {
         usize::from(self.core.owner[actor as usize])
     }
 
+    /// The same for another actor of this shard: what is sent and drawn through it is that actor's.
+    ///
+    /// # Panics
+    /// When that actor lives on another shard.
+    #[inline]
+    pub fn of(&mut self, actor: Actor) -> Ctx<'_, M> {
+        self.assert_own(actor);
+        Ctx {
+            core: self.core,
+            now: self.now,
+            me: actor,
+            promise: self.promise,
+            absorbing: self.absorbing,
+        }
+    }
+
+    #[inline]
+    fn assert_own(&self, actor: Actor) {
+        assert!(
+            self.core.owner[actor as usize] == self.core.id,
+            "actor {actor} belongs to another shard"
+        );
+    }
+
     /// The random stream of the actor that handles the event.
     #[inline]
     pub fn rng(&mut self) -> &mut Rng {
@@ -122,10 +146,7 @@ impl<M: Model> Ctx<'_, M> {
             !self.absorbing,
             "absorb must not draw random numbers: bulks come in any order"
         );
-        assert!(
-            self.core.owner[actor as usize] == self.core.id,
-            "the random stream of actor {actor} belongs to another shard"
-        );
+        self.assert_own(actor);
         &mut self.core.actors[actor as usize].rng
     }
 

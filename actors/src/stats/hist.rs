@@ -52,6 +52,9 @@ impl<const SUB: u32> Hist<SUB> {
 
     #[inline]
     pub fn record_n(&mut self, ps: Ps, n: u32) {
+        if n == 0 {
+            return;
+        }
         let b = Self::bucket(ps);
         if b >= self.counts.len() {
             self.counts.resize(b + 1, 0);

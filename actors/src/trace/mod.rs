@@ -312,14 +312,14 @@ impl Recorder {
         }
     }
 
-    /// Keeps a mark of a request that is followed.
+    /// Keeps a mark of a request that is followed: it came to it at `at_ps`, which is now or earlier.
     #[inline]
-    pub fn mark(&mut self, now: Ps, actor: Actor, mark: Mark, request: u64, b: u64) {
+    pub fn mark(&mut self, now: Ps, at_ps: Ps, actor: Actor, mark: Mark, request: u64, b: u64) {
         if self.follows(request) {
             self.push(Record {
                 at_ps: now,
-                start_ps: now,
-                end_ps: now,
+                start_ps: at_ps,
+                end_ps: at_ps,
                 actor,
                 what: What::Mark(mark),
                 place: Place::default(),
@@ -417,7 +417,7 @@ mod tests {
         ] {
             r.span(record(actor, start, end));
         }
-        r.mark(15, 3, Mark::Arrived, 1, 0);
+        r.mark(15, 15, 3, Mark::Arrived, 1, 0);
         let mut got = Vec::new();
         assert_eq!(r.drain(&mut got), 0);
         let got: Vec<_> = got.iter().map(|r| (r.actor, r.start_ps)).collect();

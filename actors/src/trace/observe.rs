@@ -83,17 +83,27 @@ impl Env<'_, '_> {
     /// A request has come to `mark`, at this actor.
     #[inline]
     pub fn mark(&mut self, mark: Mark, request: u64, b: u64) {
-        self.trace
-            .mark(self.ctx.now(), self.ctx.me(), mark, request & ID, b);
+        self.mark_at(self.ctx.now(), mark, request, b);
+    }
+
+    /// The same, at an earlier time that nobody has looked at yet.
+    #[inline]
+    pub fn mark_at(&mut self, at_ps: Ps, mark: Mark, request: u64, b: u64) {
+        let (now, me) = (self.ctx.now(), self.ctx.me());
+        self.trace.mark(now, at_ps, me, mark, request & ID, b);
     }
 
     /// A count of this actor's from now on.
     #[inline]
     pub fn counter(&mut self, counter: Counter, value: u64) {
-        if self.trace.is_on() {
-            let now = self.ctx.now();
-            self.span(What::Counter(counter), now, now, Place::default(), value, 0);
-        }
+        self.counter_from(self.ctx.now(), counter, value);
+    }
+
+    /// A count of this actor's from an earlier time on that nobody has looked at yet.
+    #[inline]
+    pub fn counter_from(&mut self, from_ps: Ps, counter: Counter, value: u64) {
+        let place = Place::default();
+        self.span(What::Counter(counter), from_ps, from_ps, place, value, 0);
     }
 }
 

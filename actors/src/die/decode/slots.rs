@@ -117,7 +117,7 @@ impl DecodeRank {
     pub fn has(&self, request: u64) -> bool {
         !self.watch.out
             && (self.active.iter().any(|a| a.claim.request == request)
-                || self.joining.iter().any(|c| c.request == request)
+                || self.joining.iter().any(|(_, c)| c.request == request)
                 || self.granted.iter().any(|c| c.request == request)
                 || self.waiting.iter().any(|(_, c)| c.request == request))
     }
@@ -140,7 +140,7 @@ impl DecodeRank {
     /// (requests, context tokens) that this rank has for the next step.
     pub(in crate::die) fn holds(&self) -> (u32, u64) {
         let active = self.active.iter().map(|a| u64::from(a.context));
-        let joining = self.joining.iter().map(|c| u64::from(c.context));
+        let joining = self.joining.iter().map(|(_, c)| u64::from(c.context));
         (
             (self.active.len() + self.joining.len()) as u32,
             active.chain(joining).sum(),
@@ -161,7 +161,7 @@ impl DecodeRank {
         self.kv_tokens_max = shared.decode_kv_tokens.saturating_sub(tokens as u64);
         self.shrunk = plans;
         while self.kv_tokens_used > self.kv_tokens_max {
-            let late = self.granted.last().or(self.joining.last());
+            let late = self.granted.last().or(self.joining.last().map(|(_, c)| c));
             let last = late.or(self.active.last().map(|a| &a.claim));
             let request = last.expect("who uses memory is here").request;
             let claim = self.let_go(request).expect("it was just there");
@@ -171,10 +171,14 @@ impl DecodeRank {
 
     fn let_go(&mut self, request: u64) -> Option<Claim> {
         self.granted_ps.remove(&request);
-        let claims = [&mut self.granted, &mut self.joining];
-        let held = claims.into_iter().find_map(|list| {
-            let i = list.iter().position(|c| c.request == request)?;
-            Some(list.swap_remove(i))
+        let granted = self.granted.iter().position(|c| c.request == request);
+        let held = granted.map(|i| self.granted.swap_remove(i));
+        let held = held.or_else(|| {
+            let i = self
+                .joining
+                .iter()
+                .position(|(_, c)| c.request == request)?;
+            Some(self.joining.swap_remove(i).1)
         });
         let held = held.or_else(|| {
             let i = self
@@ -211,7 +215,7 @@ impl DecodeRank {
     }
 
     fn join(&mut self, claim: Claim, env: &mut Env<'_, '_>) {
-        self.joining.push(claim);
+        self.joining.push((env.now(), claim));
         self.watch_root(env);
         if self.joining.len() == 1 && self.active.is_empty() {
             let root = self.root_actor(env);
