@@ -74,11 +74,11 @@ impl Open {
         self.backlog_best.is_some_and(|b| b.0 != u64::MAX)
     }
 
-    /// Why it fails that nobody has taken; `else_why` where nothing was lost that had it before.
-    pub(super) fn untaken(&self, by: &str, seconds: f64, else_why: String) -> String {
+    /// Why it fails that nobody has taken: who had it before, and what was lost.
+    pub(super) fn untaken(&self, by: &str, seconds: f64, lost: String) -> String {
         let why = match self.why.as_str() {
-            "" => else_why,
-            why => format!("after {why}"),
+            "" => lost,
+            why => format!("after {why}; {lost}"),
         };
         format!("no {by} took it for {seconds} s, {why}")
     }
