@@ -4,7 +4,7 @@ mod common;
 
 use common::{SMALL, file, refused, stdout_of};
 use serde_json::Value;
-use tempfile::tempdir;
+use tempfile::{TempDir, tempdir};
 
 /// A model of 30 experts that are small enough for any die to hold a few more.
 const MODEL: &str = "\
@@ -13,11 +13,16 @@ qk_nope_head_dim = 128\nqk_rope_head_dim = 64\nv_head_dim = 128\ndense_intermedi
 moe_intermediate = 2048\nrouted_experts = 30\nshared_experts = 1\ntop_k = 4\nexpert_groups = 2\ntop_groups = 2\n\
 vocab = 129280\nmtp_layers = 1\nmax_context = 131072\n";
 
+/// The small scenario, and the setting that gives it the model of few layers.
+fn few_layers(dir: &TempDir) -> (String, String) {
+    let model = format!("--set=model={}", file(dir, "model.toml", MODEL));
+    (file(dir, "small.toml", SMALL), model)
+}
+
 /// Decode of 16 dies, two experts on each, that loses half of them for good.
 fn half_lost(more: &[&str]) -> Value {
     let dir = tempdir().unwrap();
-    let model = format!("--set=model={}", file(&dir, "model.toml", MODEL));
-    let scenario = file(&dir, "small.toml", SMALL);
+    let (scenario, model) = few_layers(&dir);
     let args = [
         &[
             "run",
@@ -91,8 +96,7 @@ fn a_die_that_takes_up_experts_sends_back_what_it_has_no_memory_for() {
 #[test]
 fn a_lost_root_of_prefill_is_noticed_by_who_asks_it() {
     let dir = tempdir().unwrap();
-    let model = format!("--set=model={}", file(&dir, "model.toml", MODEL));
-    let scenario = file(&dir, "small.toml", SMALL);
+    let (scenario, model) = few_layers(&dir);
     let args = [
         "run",
         &scenario,

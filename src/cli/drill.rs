@@ -2,19 +2,16 @@
 
 use std::path::PathBuf;
 
-use supernode_actors::launch::Flow;
-
-use super::interrupt::{self, Running};
 use super::output;
 use super::scenario_args::ScenarioArgs;
-use super::sweep::Bar;
+use super::sweep::{Bar, run_until_stopped};
 use crate::drill::{
     Drill, all_accounted_for, jobs, one_of_each, rows, to_json, to_markdown, to_table,
 };
 use crate::error::{Error, Result};
 use crate::fault::time_ps;
 use crate::run::Prepared;
-use crate::sweep::{Outcome, default_workers, none_broke, run_all};
+use crate::sweep::{Outcome, none_broke};
 
 #[derive(Debug, clap::Args)]
 #[command(mut_arg("scenario", |arg| arg.long("scenario").value_name("FILE")))]
@@ -64,20 +61,8 @@ pub fn run(args: &Drills) -> Result<()> {
         drills.extend(one_of_each(machine, &layout, args.samples, seed, args.at));
     }
     let jobs = jobs(&scenario, &drills)?;
-    interrupt::listen()?;
-    let running = Running::new();
     let bar = Bar::new(false, "runs");
-    let workers = args.jobs.map_or_else(default_workers, |n| n as usize);
-    let outcomes = run_all(&jobs, workers, &mut |done| {
-        bar.show(done);
-        if running.stop_asked() {
-            Flow::Stop
-        } else {
-            Flow::Continue
-        }
-    });
-    let stopped = running.stop_asked();
-    drop((bar, running));
+    let (outcomes, stopped) = run_until_stopped(&jobs, args.jobs, bar)?;
     if let Some(Outcome::Refused(why)) = outcomes.first() {
         return Err(Error::user(why.clone()));
     }

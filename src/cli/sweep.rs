@@ -11,8 +11,8 @@ use super::output;
 use super::scenario_args::ScenarioArgs;
 use crate::error::{Error, Result};
 use crate::sweep::{
-    Best, Chosen, Condition, DEFAULT_FIGURES, Done, Grid, Outcome, axes, default_workers, figures,
-    none_broke, run_all, to_csv, to_json, to_table,
+    Best, Chosen, Condition, DEFAULT_FIGURES, Done, Grid, Job, Outcome, axes, default_workers,
+    figures, none_broke, run_all, to_csv, to_json, to_table,
 };
 
 /// Run a grid of scenarios side by side, and compare what comes out
@@ -72,6 +72,26 @@ pub struct Args {
     quiet: bool,
 }
 
+/// Runs all jobs, so many at a time (otherwise one per core), until Ctrl-C, which the second value tells of.
+pub fn run_until_stopped(
+    jobs: &[Job],
+    at_a_time: Option<u32>,
+    bar: Bar,
+) -> Result<(Vec<Outcome>, bool)> {
+    interrupt::listen()?;
+    let running = Running::new();
+    let workers = at_a_time.map_or_else(default_workers, |n| n as usize);
+    let outcomes = run_all(jobs, workers, &mut |done| {
+        bar.show(done);
+        if running.stop_asked() {
+            Flow::Stop
+        } else {
+            Flow::Continue
+        }
+    });
+    Ok((outcomes, running.stop_asked()))
+}
+
 pub fn run(args: &Args) -> Result<()> {
     let files = [("--csv", &args.csv), ("--json", &args.json)];
     for (option, path) in files {
@@ -92,20 +112,8 @@ pub fn run(args: &Args) -> Result<()> {
         base.set(set)?;
     }
     let grid = Grid::new(&base, axes)?;
-    interrupt::listen()?;
-    let running = Running::new();
     let bar = Bar::new(args.quiet, "points");
-    let workers = args.jobs.map_or_else(default_workers, |n| n as usize);
-    let outcomes = run_all(&grid.jobs(), workers, &mut |done| {
-        bar.show(done);
-        if running.stop_asked() {
-            Flow::Stop
-        } else {
-            Flow::Continue
-        }
-    });
-    let stopped = running.stop_asked();
-    drop(bar);
+    let (outcomes, stopped) = run_until_stopped(&grid.jobs(), args.jobs, bar)?;
     if let Some(why) = nothing_ran(&outcomes) {
         return Err(Error::user(why));
     }
