@@ -2,22 +2,9 @@
 
 mod common;
 
-use common::{SMALL, file, refused, stdout_of};
+use common::{SMALL, few_layers, file, refused, stdout_of};
 use serde_json::Value;
-use tempfile::{TempDir, tempdir};
-
-/// A model of 30 experts that are small enough for any die to hold a few more.
-const MODEL: &str = "\
-name = \"few\"\nlayers = 3\ndense_layers = 1\nhidden = 7168\nheads = 128\nq_lora_rank = 1536\nkv_lora_rank = 512\n\
-qk_nope_head_dim = 128\nqk_rope_head_dim = 64\nv_head_dim = 128\ndense_intermediate = 18432\n\
-moe_intermediate = 2048\nrouted_experts = 30\nshared_experts = 1\ntop_k = 4\nexpert_groups = 2\ntop_groups = 2\n\
-vocab = 129280\nmtp_layers = 1\nmax_context = 131072\n";
-
-/// The small scenario, and the setting that gives it the model of few layers.
-fn few_layers(dir: &TempDir) -> (String, String) {
-    let model = format!("--set=model={}", file(dir, "model.toml", MODEL));
-    (file(dir, "small.toml", SMALL), model)
-}
+use tempfile::tempdir;
 
 /// Decode of 16 dies, two experts on each, that loses half of them for good.
 fn half_lost(more: &[&str]) -> Value {

@@ -162,6 +162,7 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
         prefill_weight_bytes: (held_bytes - prefill_free_bytes).max(0.0) as u64,
         weights,
         strikes_ps: RwLock::default(),
+        beats: RwLock::default(),
         shards: *shards,
         progress: Counters::default(),
         phase_lookahead_ps,

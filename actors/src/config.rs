@@ -287,6 +287,10 @@ section! {
         /// Whether it is there is asked so often, and so long waited for each answer (assumed: a control message takes 4 us there and back; a busy host may take a millisecond).
         ping_tries: u32 = 3,
         ping_ms: f64 = 2.0,
+        /// Each die and CPU sends its neighbour a beat so often, in runs with faults (assumed: an idle part is missed about as soon as a busy one, by `step_late_ms`; 960 parts say 19,200 small messages a second so, 20 each).
+        beat_ms: f64 = 100.0,
+        /// A neighbour that has missed so many beats in a row is gone (assumed: one may be lost and one late).
+        beats_missed: u32 = 3,
         /// An answer to a question (backlog, slots, cached blocks) is waited for this long (assumed: a thousand round trips, and the SSD tier's queue).
         reply_ms: f64 = 20.0,
         /// A request that its home has heard nothing of for so long is asked after (assumed: above a prefill batch and the wait for one).

@@ -5,6 +5,7 @@ mod digest;
 
 use serde::{Deserialize, Serialize};
 
+use crate::beats::Beat;
 use crate::die::{Condition, Members, Watch};
 use crate::experts::{ExpertMsg, ExpertState};
 use crate::fabric::Cell;
@@ -340,7 +341,10 @@ pub enum Msg {
     Hello {
         epoch: u32,
     },
-    /// A die does not answer (to homes, which may have requests there).
+    /// Between neighbours, whoever they are.
+    Beat(Beat),
+    /// A die does not answer (to homes, which may have requests there, and to those of its group, who ask it themselves), or
+    /// a CPU (to roots of prefill groups, who may look for blocks there).
     Gone {
         die: u32,
     },

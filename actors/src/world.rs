@@ -6,6 +6,7 @@ use std::sync::{Arc, RwLock};
 
 use supernode_topology::{ActorId, Machine, Part};
 
+use crate::beats::Span;
 use crate::compute::{Calibration, DecodeTimes, PrefillTimes};
 use crate::config::{Fidelity, Serving};
 use crate::cpu::Cpu;
@@ -66,6 +67,8 @@ pub struct Shared {
     /// Times at which faults strike or end, in order: what was learnt of steps before does not hold after. Written only
     /// while nothing runs.
     pub strikes_ps: RwLock<Vec<Ps>>,
+    /// When beats are sent between neighbours: in order, with time between them. Written as `strikes_ps`.
+    pub beats: RwLock<Vec<Span>>,
     /// Requests come from outside while the machine runs, and what it makes is handed out.
     pub live: bool,
     pub shards: u32,

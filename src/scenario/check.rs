@@ -168,6 +168,8 @@ pub fn check(s: &Scenario) -> Result<(), Wrong> {
     real("recovery.step_late_ms", r.step_late_ms, 0.1, 1e9)?;
     whole("recovery.ping_tries", r.ping_tries.into(), 1, 1_000)?;
     real("recovery.ping_ms", r.ping_ms, 0.01, 1e9)?;
+    real("recovery.beat_ms", r.beat_ms, 0.01, 1e9)?;
+    whole("recovery.beats_missed", r.beats_missed.into(), 1, 1_000)?;
     real("recovery.reply_ms", r.reply_ms, 0.1, 1e9)?;
     real("recovery.quiet_ms", r.quiet_ms, 0.1, 1e9)?;
     real("recovery.quiet_max_ms", r.quiet_max_ms, 0.1, 1e9)?;

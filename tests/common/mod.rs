@@ -33,6 +33,19 @@ output_tokens = 40
 concurrency_per_npu = 4
 ";
 
+/// A model of 30 experts that are small enough for any die to hold a few more.
+pub const FEW_LAYERS: &str = "\
+name = \"few\"\nlayers = 3\ndense_layers = 1\nhidden = 7168\nheads = 128\nq_lora_rank = 1536\nkv_lora_rank = 512\n\
+qk_nope_head_dim = 128\nqk_rope_head_dim = 64\nv_head_dim = 128\ndense_intermediate = 18432\n\
+moe_intermediate = 2048\nrouted_experts = 30\nshared_experts = 1\ntop_k = 4\nexpert_groups = 2\ntop_groups = 2\n\
+vocab = 129280\nmtp_layers = 1\nmax_context = 131072\n";
+
+/// The small scenario, and the setting that gives it the model of few layers.
+pub fn few_layers(dir: &tempfile::TempDir) -> (String, String) {
+    let model = format!("--set=model={}", file(dir, "model.toml", FEW_LAYERS));
+    (file(dir, "small.toml", SMALL), model)
+}
+
 /// The command, with nothing of the caller's environment that changes what it says.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_supernode"));

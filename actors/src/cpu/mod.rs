@@ -14,6 +14,7 @@ pub use open::Source;
 pub use store::Store;
 pub use weights::WeightStore;
 
+use crate::beats::Beats;
 use crate::env::Env;
 use crate::fault::{Body, Change, NoteKind};
 use crate::message::{Msg, Plane};
@@ -29,6 +30,7 @@ pub struct Cpu {
     pub weights: WeightStore,
     /// What faults leave of it.
     pub body: Body,
+    pub(crate) beats: Beats,
 }
 
 impl Cpu {
@@ -53,6 +55,7 @@ impl Cpu {
             Msg::Refused { request } => self.home.refused(from, request, env),
             Msg::Unplaced { request, asked } => self.home.unplaced(request, asked, env),
             Msg::Answer { request, held } => self.home.answer(from, request, held, env),
+            Msg::Beat(beat) => self.beats.handle(from, beat, env),
             Msg::Gone { die } => self.home.gone(die, env),
             Msg::LoadAsk { bytes } => env.transfer(from, bytes, Plane::Ub, Msg::Loaded),
             Msg::Arrival => self.home.arrival(env),
@@ -119,6 +122,7 @@ impl Cpu {
             Change::Restarted => {
                 self.back(env);
                 self.home.reconnect(env);
+                self.beats.begin(env);
             }
         }
     }

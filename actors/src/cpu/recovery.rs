@@ -235,9 +235,12 @@ impl Home {
         let now = env.now();
         let why = format!("{} did not answer", address(me, env));
         let closed = matches!(self.source, Source::Closed { .. });
-        if !self.open.is_empty() {
-            env.tally.note(now, me, NoteKind::Noticed);
-        }
+        // Without requests here nothing waits: new ones come to other CPUs from now on.
+        let found = match self.open.is_empty() {
+            true => NoteKind::Recovered,
+            false => NoteKind::Noticed,
+        };
+        env.tally.note(now, me, found);
         for (id, o) in std::mem::take(&mut self.open) {
             env.tally.retried.push((now, me, id));
             let r = Resubmitted {

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::DecodeRank;
+use super::decode_root::DecodeRoot;
 use super::members::{Members, Watch};
 use super::roll_call::{RollCall, late_ps, tell_homes};
 use crate::env::Env;
@@ -27,13 +28,20 @@ pub struct RootWatch {
     cut: Vec<Actor>,
 }
 
+impl DecodeRoot {
+    /// Ranks have something to do that the root waits for.
+    pub(super) fn waits(&self) -> bool {
+        self.running || !self.watch.joining.is_empty()
+    }
+}
+
 impl DecodeRank {
     /// The root has something under way that all have to answer.
     pub(super) fn arm(&mut self, env: &mut Env<'_, '_>) {
         let late = late_ps(env);
         let Some(root) = &mut self.root else { return };
         root.watch.call.since_ps = env.ctx.now();
-        if !root.watch.call.armed && (root.running || !root.watch.joining.is_empty()) {
+        if !root.watch.call.armed && root.waits() {
             root.watch.call.armed = true;
             env.after(late, Msg::Watch(Watch::Step));
         }
@@ -44,17 +52,48 @@ impl DecodeRank {
         let now = env.now();
         let Some(root) = &mut self.root else { return };
         root.watch.call.armed = false;
-        if !root.running && root.watch.joining.is_empty() {
+        if !root.waits() && !root.watch.call.told {
             return;
         }
         let due = root.watch.call.since_ps + late;
-        if due > now {
+        if due > now && !root.watch.call.told {
             root.watch.call.armed = true;
             return env.after(due - now, Msg::Watch(Watch::Step));
         }
+        self.call_the_roll(env);
+    }
+
+    fn call_the_roll(&mut self, env: &mut Env<'_, '_>) {
+        let root = self.root.as_mut().expect("a root calls the roll");
         root.watch.call.armed = true;
         root.watch.call.begin();
         self.ask_missing(env);
+    }
+
+    /// A neighbour of a rank says that it is gone: the root asks its ranks; if it is the root, the lowest rank of which
+    /// nobody has said so asks it.
+    pub fn said_gone(&mut self, die: Actor, env: &mut Env<'_, '_>) {
+        let members = Arc::clone(&self.watch.members);
+        let Some(rank) = self.rank_of(die, env).filter(|r| members.has(*r)) else {
+            return;
+        };
+        if self.watch.out {
+            return;
+        }
+        if let Some(root) = &mut self.root {
+            root.watch.call.told = true;
+            if !root.watch.call.armed {
+                self.call_the_roll(env);
+            }
+            return;
+        }
+        self.watch.said_gone.insert(rank);
+        let said = &self.watch.said_gone;
+        let first = members.ranks.iter().find(|r| !said.contains(r));
+        if said.contains(&members.root) && first == Some(&self.rank) && self.watch.asked == 0 {
+            self.watch.asked = 1;
+            self.ask_root(env);
+        }
     }
 
     fn missing(&self) -> Vec<u16> {
@@ -77,7 +116,8 @@ impl DecodeRank {
         let tries = env.shared.serving.recovery.ping_tries;
         let Some(root) = &mut self.root else { return };
         root.watch.call.armed = false;
-        if !root.running && root.watch.joining.is_empty() {
+        let told = root.watch.call.told;
+        if !root.waits() && !told {
             return;
         }
         if !missing.is_empty() {
@@ -87,8 +127,9 @@ impl DecodeRank {
             }
             return self.cut(&missing, env);
         }
+        root.watch.call.told = false;
         // All are there. If none has got on since it was last looked, what they wait for was lost.
-        if !root.watch.call.got_on(own) {
+        if root.waits() && !told && !root.watch.call.got_on(own) {
             return self.cut(&[], env);
         }
         self.arm(env);
@@ -124,10 +165,11 @@ impl DecodeRank {
         });
         let root = self.root.as_mut().expect("it is the root");
         root.experts.begin_epoch(now, whole, number, plans);
-        let open = root.running || !root.watch.joining.is_empty();
+        let open = root.waits();
         root.running = false;
         root.watch.joining = members.ranks.iter().copied().collect();
         root.watch.call.forget_progress();
+        root.watch.call.told = false;
         root.watch.call.since_ps = now;
         let group = &env.shared.layout.decode[self.group as usize];
         let mut cut: Vec<Actor> = Vec::new();
@@ -191,7 +233,7 @@ impl DecodeRank {
         let members = Arc::clone(&self.watch.members);
         let patience_ps = crate::time::ps_from_s(env.shared.serving.recovery.give_up_s);
         let Some(root) = &mut self.root else { return };
-        if root.running || !root.watch.joining.is_empty() {
+        if root.waits() {
             return; // It goes on when those who join have joined.
         }
         let stuck = root.experts.is_stuck(env.ctx.now(), patience_ps);

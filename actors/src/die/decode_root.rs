@@ -109,7 +109,7 @@ impl DecodeRoot {
         let from = env.from;
         let rank = self.rank_of(from, env);
         self.held[rank].requests = self.held[rank].requests.max(1);
-        !self.running && self.watch.joining.is_empty()
+        !self.waits()
     }
 
     /// Returns whether another step is to start.

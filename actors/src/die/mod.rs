@@ -30,10 +30,12 @@ pub use decode_root::Report;
 pub use members::{Members, Watch};
 pub use placer::{Placer, pause_ps};
 pub use prefill::PrefillRank;
+pub(crate) use roll_call::tell_homes;
 pub use weights::Weights;
 
 use std::sync::Arc;
 
+use crate::beats::Beats;
 use crate::env::Env;
 use crate::fault::{Body, Change};
 use crate::layout::Role;
@@ -49,6 +51,7 @@ pub struct Die {
     pub weights: Weights,
     /// What faults leave of it.
     pub body: Body,
+    pub(crate) beats: Beats,
 }
 
 /// Its part in serving.
@@ -75,6 +78,7 @@ impl Die {
             part,
             weights: Weights::default(),
             body: Body::default(),
+            beats: Beats::default(),
         }
     }
 
@@ -82,6 +86,9 @@ impl Die {
     fn changed(&mut self, change: Change, env: &mut Env<'_, '_>) {
         if change == Change::Crashed {
             self.weights.forget();
+        }
+        if change == Change::Restarted {
+            self.beats.begin(env);
         }
         let reloads = env.shared.weights.is_some() && change == Change::Restarted;
         match (&mut self.part, change) {
@@ -117,6 +124,9 @@ impl Die {
     pub fn handle(&mut self, from: Actor, msg: Msg, env: &mut Env<'_, '_>) {
         if let Msg::Changed(change) = msg {
             return self.changed(change, env);
+        }
+        if let Msg::Beat(beat) = msg {
+            return self.beats.handle(from, beat, env);
         }
         let Some(msg) = self.about_weights(from, msg, env) else {
             return;
@@ -163,6 +173,7 @@ impl Die {
                     } => p.pong(from, round, (progress, epoch > 0), env),
                     Msg::Reset { epoch } => p.reset(epoch, env),
                     Msg::Hello { .. } => p.hello(from, env),
+                    Msg::Gone { die } => p.said_gone(die, env),
                     Msg::Loaded => p.loaded(env),
                     Msg::WeightsIn => p.weights_in(from, env),
                     other => unexpected("a prefill die", &other),
@@ -196,6 +207,7 @@ impl Die {
                     context_sum,
                 } => d.rank_joined(from, epoch, requests, context_sum, env),
                 Msg::Hello { epoch } => d.hello(from, epoch, env),
+                Msg::Gone { die } => d.said_gone(die, env),
                 Msg::Loaded => d.loaded(env),
                 // Steps, started by the root of the group and ended by each rank.
                 Msg::Wake { .. } => d.wake(env),

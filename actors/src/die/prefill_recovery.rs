@@ -115,7 +115,8 @@ impl PrefillRank {
         let (late, now) = (late_ps(env), env.now());
         let Some(root) = &mut self.root else { return };
         root.watch.call.armed = false;
-        if !root.is_busy() {
+        let told = root.watch.call.told;
+        if !root.is_busy() && !told {
             return;
         }
         // Where parts fail, ranks are asked now and then whether they are there; else only when the batch is late.
@@ -124,12 +125,34 @@ impl PrefillRank {
         } else {
             root.late_ps() + late
         };
-        if due > now {
+        if due > now && !told {
             root.watch.call.armed = true;
             return env.after(due - now, Msg::Watch(Watch::Step));
         }
         root.watch.call.armed = true;
         self.ask_all(env);
+    }
+
+    /// A neighbour of a rank says that it is gone: all are asked. Of a CPU: its blocks are not looked for.
+    pub fn said_gone(&mut self, part: Actor, env: &mut Env<'_, '_>) {
+        let suspect_ps = suspect_ps(env);
+        let Some(root) = &mut self.root else { return };
+        let Some(role) = env.shared.layout.roles.get(part as usize) else {
+            root.suspects.insert(part, env.ctx.now() + suspect_ps);
+            return;
+        };
+        let known = |rank: &u16| self.life.loading || root.watch.gone.contains(rank);
+        let Role::Prefill { rank, .. } = role else {
+            return;
+        };
+        if known(rank) {
+            return;
+        }
+        root.watch.call.told = true;
+        if !root.watch.call.armed {
+            root.watch.call.armed = true;
+            self.ask_all(env);
+        }
     }
 
     fn ask_all(&mut self, env: &mut Env<'_, '_>) {
@@ -205,15 +228,17 @@ impl PrefillRank {
         let Some(root) = &mut self.root else { return };
         root.watch.call.armed = false;
         if !missing.is_empty() {
-            if (root.watch.down || root.is_busy()) && root.watch.call.once_more(tries) {
+            let asks = root.watch.down || root.is_busy() || root.watch.call.told;
+            if asks && root.watch.call.once_more(tries) {
                 root.watch.call.armed = !root.watch.down;
                 return self.ask_missing(env);
             }
-            if root.is_busy() || root.watch.down {
+            if asks {
                 self.go_down(&missing, env);
             }
             return;
         }
+        root.watch.call.told = false;
         if root.watch.down || !root.is_busy() {
             return;
         }
@@ -244,6 +269,7 @@ impl PrefillRank {
         }
         let root = self.root.as_mut().expect("a root finds ranks gone");
         root.watch.down = true;
+        root.watch.call.told = false;
         root.refuse_all(env);
         self.give_up(env);
     }

@@ -28,6 +28,8 @@ pub struct Watching {
     pub out: bool,
     /// Timers of a step that was set before this one mean nothing any more.
     pub steps_from_seq: u64,
+    /// Ranks whose neighbours say that they are gone.
+    pub(super) said_gone: BTreeSet<u16>,
     /// When the root was last heard of.
     pub(super) news_ps: Ps,
     pub(super) watching: bool,
@@ -49,6 +51,7 @@ impl Watching {
             members: Arc::new(Members::all(ranks)),
             out: false,
             steps_from_seq: 0,
+            said_gone: BTreeSet::new(),
             news_ps: now,
             watching: false,
             asked: 0,
@@ -161,7 +164,7 @@ impl DecodeRank {
         self.ask_root(env);
     }
 
-    fn ask_root(&mut self, env: &mut Env<'_, '_>) {
+    pub(super) fn ask_root(&mut self, env: &mut Env<'_, '_>) {
         let (root, wait) = (self.root_actor(env), ping_ps(env));
         env.control(root, Msg::Ping { round: 0 });
         env.after(wait, Msg::Watch(Watch::RootAnswer));
@@ -280,6 +283,7 @@ impl DecodeRank {
         self.watch.said_hello = 0;
         self.watch.asked = 0;
         self.watch.hellos.clear();
+        self.watch.said_gone.clear();
         self.watch.steps_from_seq = env.ctx.next_seq();
         self.phase = epoch_start(members.epoch);
         env.fabric.boards[self.board as usize].begin_epoch(self.rank, members.epoch);

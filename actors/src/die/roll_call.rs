@@ -14,6 +14,8 @@ use crate::time::{Ps, ps_from_s};
 pub struct RollCall {
     /// A timer is set, or a call is under way.
     pub armed: bool,
+    /// Somebody says that a rank is gone: all are asked, whether work is waited for or not.
+    pub told: bool,
     /// Since when the work is waited for.
     pub since_ps: Ps,
     round: u32,

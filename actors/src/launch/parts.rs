@@ -7,6 +7,7 @@ use std::sync::Arc;
 use supernode_topology::ActorId;
 
 use super::{Load, Phase};
+use crate::beats::Beats;
 use crate::cpu::{Cpu, Home, Source, Store, WeightStore};
 use crate::die::Die;
 use crate::fabric::{Board, Fabric, Health, Shape};
@@ -47,6 +48,7 @@ fn world(shard: u32, homes: &mut [Option<Source>], shared: &Arc<Shared>) -> Worl
                     store: Store::new(c, shared),
                     weights: WeightStore::new(c, shared),
                     body: Body::default(),
+                    beats: Beats::default(),
                 })
             })
         })

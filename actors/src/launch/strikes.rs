@@ -1,6 +1,7 @@
 //! Faults put into a launched machine, and taken out of it.
 
 use super::Supernode;
+use crate::beats::{self, Beat, Span};
 use crate::fault::{Fault, Strike};
 use crate::message::Msg;
 use crate::time::Ps;
@@ -13,12 +14,7 @@ impl Supernode {
         let now = self.sim.now();
         fault.start_ps = fault.start_ps.max(now);
         fault.end_ps = fault.end_ps.map(|end| end.max(fault.start_ps + 1));
-        {
-            let strikes = &mut self.shared.strikes_ps.write().expect("no reader panics");
-            strikes.push(fault.start_ps);
-            strikes.extend(fault.end_ps);
-            strikes.sort_unstable();
-        }
+        self.expect_strikes(&fault, std::iter::once(fault.start_ps).chain(fault.end_ps));
         self.strike(number, &fault, true, fault.start_ps);
         if let Some(end_ps) = fault.end_ps {
             self.strike(number, &fault, false, end_ps);
@@ -38,11 +34,7 @@ impl Supernode {
         }
         let at = now.max(fault.start_ps + 1);
         fault.end_ps = Some(at);
-        {
-            let strikes = &mut self.shared.strikes_ps.write().expect("no reader panics");
-            strikes.push(at);
-            strikes.sort_unstable();
-        }
+        self.expect_strikes(&fault, std::iter::once(at));
         self.strike(number, &fault, false, at);
         self.faults[number as usize] = fault;
         true
@@ -51,6 +43,36 @@ impl Supernode {
     /// All faults injected so far, by number.
     pub fn faults(&self) -> &[Fault] {
         &self.faults
+    }
+
+    /// Writes down when a fault strikes and ends, and has neighbours send beats from then on.
+    fn expect_strikes(&mut self, fault: &Fault, at: impl Iterator<Item = Ps>) {
+        for at_ps in at {
+            let mut strikes = self.shared.strikes_ps.write().expect("no reader panics");
+            let i = strikes.partition_point(|&t| t <= at_ps);
+            strikes.insert(i, at_ps);
+            drop(strikes);
+            if let Some(span) = Span::after(at_ps, fault.effect, &self.shared) {
+                self.send_beats(span);
+            }
+        }
+    }
+
+    fn send_beats(&mut self, span: Span) {
+        let (now, period_ps) = (self.sim.now(), beats::period_ps(&self.shared));
+        let mut spans = self.shared.beats.write().expect("no reader panics");
+        let sent = spans
+            .iter()
+            .any(|s| s.reaches(span.from_ps, now, period_ps));
+        Span::add(&mut spans, span);
+        drop(spans);
+        if !sent {
+            let machine = &self.shared.machine;
+            for part in 0..machine.die_count() + machine.cpu_count() {
+                let first_ps = beats::first_beat_ps(part, span.from_ps, &self.shared);
+                self.sim.inject(first_ps, part, Msg::Beat(Beat::Due));
+            }
+        }
     }
 
     fn strike(&mut self, number: u32, fault: &Fault, begins: bool, at_ps: Ps) {

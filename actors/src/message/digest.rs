@@ -137,6 +137,7 @@ impl Msg {
             ),
             Msg::Reset { epoch } => m(55, u64::from(*epoch), 0),
             Msg::Hello { epoch } => m(56, u64::from(*epoch), 0),
+            Msg::Beat(b) => m(106, *b as u64, 0),
             Msg::Gone { die } => m(57, u64::from(*die), 0),
             Msg::LoadModel { model } => m(91, u64::from(*model), 0),
             Msg::WeightAsk { key, bytes } => m(92, *key, *bytes),
