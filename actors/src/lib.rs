@@ -3,7 +3,7 @@
 //! `runtime` knows nothing of LLM serving; the actors know nothing of files, wall clocks, HTTP or printing.
 
 mod assemble;
-mod beats;
+pub mod beats;
 pub mod compute;
 pub mod config;
 pub mod cpu;

@@ -1,6 +1,7 @@
 //! Every kind of message survives being bytes, so that a shard can live in another process; and no two kinds have the
 //! same digest.
 
+use supernode_actors::beats::Beat;
 use supernode_actors::die::{Condition, Members, Watch};
 use supernode_actors::experts::{ExpertMsg, ExpertState};
 use supernode_actors::fault::{Change, Effect, Strike, Ways};
@@ -95,9 +96,10 @@ fn kind(msg: &Msg) -> usize {
         Msg::Switched => 78,
         Msg::NodeStep(_) => 79,
         Msg::NodeDone { .. } => 80,
+        Msg::Beat(_) => 81,
     }
 }
-const KINDS: usize = 81;
+const KINDS: usize = 82;
 
 /// Reads and SSD loads of the same blocks share a digest: one is what is left of the other after a wait.
 const ALIKE: (usize, usize) = (6, 8);
@@ -302,6 +304,7 @@ fn samples() -> Vec<Msg> {
         Msg::Reset { epoch: 4 },
         Msg::Hello { epoch: 4 },
         Msg::Gone { die: 4 },
+        Msg::Beat(Beat::Here),
         Msg::LoadAsk { bytes: 4 },
         Msg::Loaded,
         Msg::Ask { request },
