@@ -22,7 +22,10 @@ fn a_plan_says_what_it_would_hit() {
         "at 1s: throttle node7 x0.5",
         "at 2s: down node7/l1.0 inbound",
     ]);
-    assert!(said.contains("hits 16 dies, until the end"), "{said}");
+    assert!(
+        said.contains("hits 20 dies and CPUs, until the end"),
+        "{said}"
+    );
     assert!(said.contains("links, inbound, until the end"), "{said}");
     let drawn = stdout_of(&["fault", "check", "random:seed=7,rate=1e7,for=60s"]);
     assert!(drawn.contains("faults in all"), "{drawn}");
@@ -61,7 +64,7 @@ fn a_bad_plan_gets_one_clear_line() {
         ("at 1s: slow plane1 x0", "factor 0"),
         ("at 1s: slow plane1 x1.5", "above 0 and below 1"),
         ("crash node7", "a `:` is missing"),
-        ("at 1s: throttle node7/cpu1 x0.5", "`throttle` is for dies"),
+        ("at 1s: throttle node7/cpu1/ub0 x0.5", "for dies and CPUs"),
         ("at 1s: loss plane1 100%", "a share of 1"),
         ("at 1s for 0s: down plane1", "more than 0"),
         ("from 2s until 1s: down plane1", "ends before it begins"),

@@ -2,7 +2,7 @@
 
 use supernode_topology::ActorId;
 
-use crate::fabric::{Crossing, Fabric, Found, Toll};
+use crate::fabric::{Crossing, Fabric, Found, Served, Toll};
 use crate::fault::NoteKind;
 use crate::layout::Role;
 use crate::message::{Copying, Inbound, Msg, Plane};
@@ -218,8 +218,9 @@ impl Env<'_, '_> {
         }
         let port = self.port(me, plane);
         let served = self.fabric.link(port).up.serve(now, ps, bytes);
+        let read_ps = self.through_memory(bytes, served);
         let head_ps = served.start_ps + cost.latency_ps + toll.extra_ps;
-        let tail_ps = served.end_ps + cost.latency_ps + toll.extra_ps;
+        let tail_ps = read_ps + cost.latency_ps + toll.extra_ps;
         self.meter().transfer.record(tail_ps - now);
         if self.trace.is_on() {
             let number = transfer_number(me, to, tail_ps);
@@ -303,8 +304,19 @@ impl Env<'_, '_> {
                 self.across_uplinks(false, start_ps, end_ps, bytes);
             }
         }
-        let end_ps = served.end_ps.max(tail_ps) + toll.extra_ps;
+        let written_ps = self.through_memory(bytes, served);
+        let end_ps = written_ps.max(tail_ps) + toll.extra_ps;
         self.ctx.send_at(end_ps, me, then);
+    }
+
+    /// When the last byte of what this part's port serves is read from its memory, or written to it. HBM is never in the way
+    /// of a port.
+    fn through_memory(&mut self, bytes: u64, port: Served) -> Ps {
+        let (me, now) = (self.ctx.me(), self.now());
+        if self.shared.is_die(me) {
+            return port.end_ps;
+        }
+        self.fabric.hosts.through_memory(me, now, bytes, port)
     }
 
     /// Activations that reached this die's lanes before now are ahead of what arrives now.

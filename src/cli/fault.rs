@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::json;
-use supernode_actors::fault::{Effect, Fault, Ways};
+use supernode_actors::fault::{Fault, Ways};
 
 use super::drill::{self, Drills};
 use super::fault_live::{self, Clear, List, Strike};
@@ -32,8 +32,7 @@ enum Command {
 
 Lines: at TIME [for TIME | until TIME]: WORD ADDRESS [VALUE] [inbound | outbound], with
   slow x0.3, delay 5us, jitter 5us, loss 2%, flap every 100ms up 50%, down      on links
-  throttle x0.5, hbm_slow x0.5                                                  on dies
-  hang, crash [restart 2s]                                                      on dies and CPUs
+  throttle x0.5, hbm_slow x0.5, hang, crash [restart 2s]                        on dies and CPUs
 Groups (node7, node7/l1.2, plane4, plane4/l2.9, rack3) and patterns mean all their parts.")]
     Check {
         /// Plan file, random:seed=N,rate=FACTOR,for=TIME, or a line
@@ -146,7 +145,6 @@ pub fn run(args: &Args) -> Result<()> {
     for f in &faults {
         let (one, several) = match f.effect {
             e if e.is_of_links() => ("link", "links"),
-            Effect::Throttle(_) | Effect::HbmSlow(_) => ("die", "dies"),
             _ => ("die or CPU", "dies and CPUs"),
         };
         let kind = if f.parts.len() == 1 { one } else { several };

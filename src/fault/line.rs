@@ -13,7 +13,7 @@ use supernode_actors::fault::{Effect, Ways};
 use supernode_actors::time::{Ps, ps_from_s};
 
 /// All words, for messages.
-pub const WORDS: &str = "slow, delay, jitter, loss, flap, down (links), throttle, hbm_slow (dies), hang, crash (dies and CPUs)";
+pub const WORDS: &str = "slow, delay, jitter, loss, flap, down (links), throttle, hbm_slow, hang, crash (dies and CPUs)";
 
 /// A fault before its parts are found.
 #[derive(Clone, Debug, PartialEq)]

@@ -106,12 +106,9 @@ impl Said {
     }
 }
 
-/// Whether a part can be so. Nothing that a CPU does takes a time that depends on its clock or memory.
+/// Whether a part can be so.
 fn takes(machine: &Machine, id: ActorId, effect: Effect) -> bool {
-    match effect {
-        Effect::Throttle(_) | Effect::HbmSlow(_) => machine.as_die(id).is_some(),
-        _ => machine.is_link(id) == effect.is_of_links(),
-    }
+    machine.is_link(id) == effect.is_of_links()
 }
 
 fn wrong_kind(machine: &Machine, effect: Effect, address: &str, all: &[ActorId]) -> String {
@@ -123,11 +120,6 @@ fn wrong_kind(machine: &Machine, effect: Effect, address: &str, all: &[ActorId])
         };
         format!(
             "`{word}` is for links, and {address} selects {} dies or CPUs{below}",
-            all.len()
-        )
-    } else if all.iter().any(|&id| machine.as_cpu(id).is_some()) {
-        format!(
-            "`{word}` is for dies, and {address} selects {} CPUs, none of whose work depends on that: they can hang or crash",
             all.len()
         )
     } else {

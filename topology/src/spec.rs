@@ -197,5 +197,7 @@ section! {
         object_store_gb_per_s: f64,
         ssd_gb_per_s_per_node: f64,
         ssd_latency_us: f64,
+        /// All CPUs of a node together, reads and writes.
+        dram_gb_per_s_per_node: f64,
     }
 }

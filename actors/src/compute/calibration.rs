@@ -104,6 +104,8 @@ table!(
         operator_us: f64,
         /// Time between steps in which the host launches the next one.
         host_gap_us: f64,
+        /// What of the launch of a step or batch a CPU does for each layer, while the one before runs.
+        layer_launch_us: f64,
     }
 );
 table!(

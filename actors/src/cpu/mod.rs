@@ -109,6 +109,8 @@ impl Cpu {
 
     /// A fault strikes this CPU, or is over.
     fn changed(&mut self, change: Change, env: &mut Env<'_, '_>) {
+        let me = env.ctx.me();
+        env.fabric.hosts.slow(me, self.body.pace());
         match change {
             Change::Pace => {}
             Change::Crashed => {

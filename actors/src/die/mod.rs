@@ -8,6 +8,7 @@ mod decode;
 mod decode_root;
 mod estimate;
 mod experts;
+mod launch;
 mod members;
 mod node_step;
 mod placer;
@@ -27,6 +28,7 @@ pub use blocks::{WARM, cache_plane};
 pub use calibrate::{Class, Condition};
 pub use decode::DecodeRank;
 pub use decode_root::Report;
+use launch::Launches;
 pub use members::{Members, Watch};
 pub use placer::{Placer, pause_ps};
 pub use prefill::PrefillRank;
@@ -52,6 +54,7 @@ pub struct Die {
     /// What faults leave of it.
     pub body: Body,
     pub(crate) beats: Beats,
+    launches: Launches,
 }
 
 /// Its part in serving.
@@ -79,6 +82,7 @@ impl Die {
             weights: Weights::default(),
             body: Body::default(),
             beats: Beats::default(),
+            launches: Launches::default(),
         }
     }
 
@@ -129,6 +133,9 @@ impl Die {
             return self.beats.handle(from, beat, env);
         }
         let Some(msg) = self.about_weights(from, msg, env) else {
+            return;
+        };
+        let Some(msg) = self.launched(from, msg, env) else {
             return;
         };
         match &mut self.part {

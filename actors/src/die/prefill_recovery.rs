@@ -15,7 +15,7 @@ use crate::fault::NoteKind;
 use crate::layout::Role;
 use crate::message::{BatchWork, Msg};
 use crate::runtime::Actor;
-use crate::time::Ps;
+use crate::time::{PS_PER_MS, Ps};
 
 /// What the root knows of those who are late.
 #[derive(Debug, Default)]
@@ -41,6 +41,8 @@ pub struct Life {
     /// Timers of a batch that was set before this one mean nothing any more.
     pub(super) from_seq: u64,
     epoch: u32,
+    /// A batch that has come waits until then for its CPU.
+    launching_until_ps: Ps,
 }
 
 impl PrefillRank {
@@ -175,15 +177,22 @@ impl PrefillRank {
         }
     }
 
-    fn progress(&self) -> u64 {
-        u64::from(self.phases[0]) + u64::from(self.phases[1])
+    fn progress(&self, now: Ps) -> u64 {
+        let waits = now < self.life.launching_until_ps;
+        let at = if waits { now / PS_PER_MS } else { 0 };
+        at + u64::from(self.phases[0]) + u64::from(self.phases[1])
+    }
+
+    /// A batch that has come is launched at this time.
+    pub(super) fn launching(&mut self, until_ps: Ps) {
+        self.life.launching_until_ps = until_ps;
     }
 
     pub fn ping(&mut self, from: Actor, round: u32, env: &mut Env<'_, '_>) {
         if self.life.loading {
             return;
         }
-        let progress = self.progress();
+        let progress = self.progress(env.now());
         let epoch = u32::from(self.life.lacking);
         env.control(
             from,
@@ -222,7 +231,7 @@ impl PrefillRank {
 
     fn batch_answers(&mut self, env: &mut Env<'_, '_>) {
         let missing = self.missing();
-        let own = self.progress();
+        let own = self.progress(env.now());
         let tries = env.shared.serving.recovery.ping_tries;
         let now = env.now();
         let Some(root) = &mut self.root else { return };

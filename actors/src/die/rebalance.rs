@@ -148,7 +148,9 @@ impl Rebalancer {
                 if *awaited == 0 {
                     let loads = std::mem::take(loads);
                     self.stage = Stage::Planning { loads };
-                    let ps = ps_from_s(ExpertFigures::builtin().rebalance.plan_ms * 1e-3);
+                    let clock = super::launch::clock(env.ctx.me(), env).unwrap_or(1.0);
+                    let plan_ms = ExpertFigures::builtin().rebalance.plan_ms;
+                    let ps = ps_from_s(plan_ms / clock * 1e-3);
                     let made = ExpertMsg::PlanMade { round };
                     env.after(ps, Msg::Experts(Box::new(made)));
                 }

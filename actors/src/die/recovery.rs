@@ -41,6 +41,8 @@ pub struct Watching {
     pub(super) said_hello: u32,
     /// The latest epoch that any other rank spoke of.
     pub(super) epoch_seen: u32,
+    /// A step that has come waits until then for its CPU.
+    pub(super) launching_until_ps: Ps,
     /// Weights are on their way: what is said when they are here.
     pub(super) loading: Option<Loading>,
 }
@@ -59,6 +61,7 @@ impl Watching {
             tried: BTreeSet::new(),
             said_hello: 0,
             epoch_seen: 0,
+            launching_until_ps: 0,
             loading: None,
         }
     }
@@ -91,10 +94,11 @@ impl DecodeRank {
         self.watch.out || env.ctx.event_seq() < self.watch.steps_from_seq
     }
 
-    /// While weights are loaded, each die sees to it itself that they come.
+    /// While weights are loaded, each die sees to it itself that they come; and a launch will be over.
     pub(super) fn progress(&self, now: Ps) -> u64 {
         let loading = self.watch.loading == Some(Loading::Member);
-        let at = if loading { now / PS_PER_MS } else { 0 };
+        let waits = loading || now < self.watch.launching_until_ps;
+        let at = if waits { now / PS_PER_MS } else { 0 };
         at + (u64::from(self.step.number) << 32) + u64::from(self.phase)
     }
 

@@ -2,7 +2,7 @@
 
 use supernode_topology::{ActorId, Machine};
 
-use crate::fabric::{Arrived, Board, Cell, Health, Link};
+use crate::fabric::{Arrived, Board, Cell, Health, Hosts, Link};
 
 /// The links of this shard's nodes and the boards of its groups.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub struct Fabric {
     pub boards: Vec<Board>,
     /// Links that faults have struck.
     pub health: Health,
+    /// CPUs that faults slow.
+    pub hosts: Hosts,
     /// What left and entered each node over its L1-L2 links.
     pub borders: Vec<Border>,
     /// Reused between phases.
@@ -72,6 +74,7 @@ impl Fabric {
             first_link,
             boards,
             health,
+            hosts: Hosts::new(machine),
             borders: vec![Border::default(); machine.node_count() as usize],
             cells: Vec::new(),
             arrived: Vec::new(),

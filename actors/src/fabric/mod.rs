@@ -3,6 +3,7 @@
 
 mod board;
 mod health;
+mod hosts;
 mod link;
 mod links;
 mod outgoing;
@@ -16,6 +17,7 @@ mod toll;
 
 pub use board::{Arrived, Board, PhaseSend, epoch, epoch_start};
 pub use health::Health;
+pub use hosts::Hosts;
 pub use link::{Direction, Link, Served};
 pub(crate) use links::Scratch;
 pub use links::{Border, Crossed, Fabric};
