@@ -109,6 +109,26 @@ fn a_lost_root_of_prefill_is_noticed_by_who_asks_it() {
 }
 
 #[test]
+fn a_lost_rdma_port_is_noticed_by_what_is_not_acknowledged() {
+    let dir = tempdir().unwrap();
+    let (scenario, model) = few_layers(&dir);
+    let args = [
+        "run",
+        &scenario,
+        &model,
+        "--set=workload.phase=both",
+        "--requests=64",
+        "--fault=at 1ms: down node1/npu*/die*/rdma",
+        "--json",
+        "-",
+    ];
+    let report: Value = serde_json::from_str(&stdout_of(&args)).unwrap();
+    assert_eq!(report["requests"]["completed"], 64, "{report:#}");
+    let noticed_s = report["faults"][0]["noticed_s"].as_f64();
+    assert!(noticed_s.is_some_and(|s| s < 0.1), "{report:#}");
+}
+
+#[test]
 fn drills_stand_beside_the_run_without_a_fault() {
     let dir = tempdir().unwrap();
     let scenario = file(&dir, "small.toml", SMALL);

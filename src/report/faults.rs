@@ -82,13 +82,15 @@ fn one(f: &Fault, machine: &Machine, s: &RunStats, good: &[Ps]) -> FaultReport {
     let nodes: std::collections::BTreeSet<u32> = f
         .parts
         .iter()
-        .filter(|p| matches!(machine.part(**p), Part::Uplink { .. }))
+        .filter(|p| matches!(machine.part(**p), Part::Uplink { .. } | Part::Vpc { .. }))
         .map(|p| machine.node_of(*p))
         .collect();
     let concerns = |part: u32| {
         let id = ActorId(part);
         owners.contains(&id) || nodes.contains(&machine.node_of(id))
     };
+    let of_port = |p: &ActorId| matches!(machine.part(*p), Part::Rdma { .. } | Part::Vpc { .. });
+    let ports = f.parts.iter().any(of_port);
     let until_ps = f.end_ps.unwrap_or(s.end_ps).min(s.end_ps);
     let notes: Vec<_> = s
         .notes
@@ -99,7 +101,12 @@ fn one(f: &Fault, machine: &Machine, s: &RunStats, good: &[Ps]) -> FaultReport {
         .iter()
         .find(|n| {
             let lanes = f.effect.is_of_links();
-            n.kind == NoteKind::Noticed || lanes && n.kind == NoteKind::LaneWorse
+            match n.kind {
+                NoteKind::Noticed => true,
+                NoteKind::LaneWorse => lanes,
+                NoteKind::PortLost => ports,
+                _ => false,
+            }
         })
         .map(|n| n.at_ps);
     // A sender that finds a lane bad spreads anew at once; parts behind lanes may be gone as others are.

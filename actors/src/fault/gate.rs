@@ -8,7 +8,7 @@ use crate::message::{Inbound, Msg, Plane};
 use crate::runtime::{Actor, OUTSIDE};
 use crate::world::{World, env_of};
 
-use super::{Body, Change, Strike};
+use super::{Body, Change, NoteKind, Strike};
 
 /// Whether a message is to be handled now.
 pub enum Verdict {
@@ -164,6 +164,13 @@ impl Env<'_, '_> {
         if inbound.tries >= TRIES_MAX {
             self.tally.lost_messages += 1;
             return;
+        }
+        if inbound.plane != Plane::Ub {
+            // Which end's port it was cannot be told.
+            let (now, me) = (self.now(), self.ctx.me());
+            for end in [me, to] {
+                self.tally.note(now, end, NoteKind::PortLost);
+            }
         }
         self.transfer_try(
             to,
