@@ -160,27 +160,26 @@ impl Sender {
         units: &[U],
         cells: &mut [Cell],
     ) -> (u64, u64) {
-        let (mut cursor, mut free, mut last) =
-            (self.cursor_ps, self.lane_free_ps, self.lane_free_ps);
+        let (mut cursor, mut free) = (self.cursor_ps, self.lane_free_ps);
         let (mut sum, mut messages, mut all) = (0, 0, 0);
         for (n, c) in units.iter().zip(cells) {
             let n = n.get();
             cursor += issue_ps * n;
-            // Without units this lifts `free` to the cursor at most, where the next message cannot start earlier anyway.
+            // Before the first message this lifts `free` to the cursor at most, where it cannot start earlier anyway; after
+            // a message `free` is not before the cursor.
             let start = cursor.max(free);
             free = start + cost.unit_ps * n;
-            last = if n == 0 { last } else { free };
-            *c = if n == 0 {
-                0
-            } else {
-                cell(start + cost.latency_ps, n)
-            };
+            let sent = cell(start + cost.latency_ps, n);
+            *c = if n == 0 { 0 } else { sent };
             sum += n;
             messages += u64::from(n != 0);
             all |= n;
         }
         check_units(all);
-        (self.cursor_ps, self.lane_free_ps) = (cursor, last);
+        self.cursor_ps = cursor;
+        if messages > 0 {
+            self.lane_free_ps = free;
+        }
         self.lane_busy_ps += cost.unit_ps * sum;
         self.lane_units += sum;
         self.lane_messages += messages;
