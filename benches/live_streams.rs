@@ -46,7 +46,11 @@ mod unix {
         };
         let pace = set("SUPERNODE_PACE", if quick() { 0.1 } else { 1.0 });
         let arg = pace.to_string();
-        let args = ["--pace", arg.as_str()];
+        let more = std::env::var("SUPERNODE_UP").unwrap_or_default();
+        let args: Vec<&str> = ["--pace", &arg]
+            .into_iter()
+            .chain(more.split_whitespace())
+            .collect();
         let (up, load) = if quick() {
             let up = Up::new(&args);
             let load = load(&up, 50, 1, 2.0, 1.0, pace, 40);

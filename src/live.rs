@@ -10,11 +10,13 @@
 //! bounded size, so no client waits for another, and nothing blocks the arbiter.
 
 mod api;
+mod bell;
 mod clock;
 mod control;
 mod driver;
 mod faults;
 mod gateway;
+mod inbox;
 mod load;
 mod mailbox;
 mod meters;
@@ -32,6 +34,7 @@ pub use clock::Pace;
 pub use control::Desk;
 pub use driver::{Driver, Finished, Options};
 pub use gateway::{Counters, Facts, Gateway};
+pub use inbox::inbox;
 pub use load::Player;
 pub use record::Recorder;
 pub use report::Context;

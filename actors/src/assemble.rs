@@ -161,7 +161,7 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
         decode_weight_bytes: (held_bytes - decode_free_bytes).max(0.0) as u64,
         prefill_weight_bytes: (held_bytes - prefill_free_bytes).max(0.0) as u64,
         weights,
-        strikes_ps: RwLock::default(),
+        conditions: RwLock::default(),
         beats: RwLock::default(),
         shards: *shards,
         progress: Counters::default(),

@@ -2,7 +2,7 @@
 //! An actor sees only its own state, its messages and the services of `env.rs`; none holds a view of the whole.
 
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use supernode_topology::{ActorId, Machine, Part};
 
@@ -13,7 +13,7 @@ use crate::cpu::Cpu;
 use crate::die::Die;
 use crate::experts::{Busiest, Drift, ExpertLayers};
 use crate::fabric::{Fabric, Paths, PhaseSend, post};
-use crate::fault::{Change, Verdict};
+use crate::fault::{Change, Conditions, Verdict};
 use crate::launch::Phase;
 use crate::layout::{Layout, Role};
 use crate::memory::DieMemory;
@@ -64,10 +64,10 @@ pub struct Shared {
     pub prefill_weight_bytes: u64,
     /// How weights reach the dies, if their loading is simulated.
     pub weights: Option<WeightPlan>,
-    /// Times at which faults strike or end, in order: what was learnt of steps before does not hold after. Written only
-    /// while nothing runs.
-    pub strikes_ps: RwLock<Vec<Ps>>,
-    /// When beats are sent between neighbours: in order, with time between them. Written as `strikes_ps`.
+    /// When faults strike and end: what was learnt of steps of one condition does not hold for those of another.
+    /// Written only while nothing runs.
+    pub conditions: RwLock<Conditions>,
+    /// When beats are sent between neighbours: in order, with time between them. Written as `conditions`.
     pub beats: RwLock<Vec<Span>>,
     /// Requests come from outside while the machine runs, and what it makes is handed out.
     pub live: bool,
@@ -77,9 +77,6 @@ pub struct Shared {
     pub phase_lookahead_ps: Ps,
     pub control_lookahead_ps: Ps,
 }
-
-/// Time after a strike in which steps are not learnt from: lanes are judged anew in less (`recovery.lane_*`).
-const SETTLES_PS: Ps = 300 * crate::time::PS_PER_MS;
 
 /// Counted by all homes, for progress bars only: nothing in the machine reads them.
 #[derive(Debug, Default)]
@@ -133,23 +130,14 @@ impl Shared {
         crate::layout::Layout::shard_of_node(self.node_of(actor), self.shards) as usize
     }
 
-    /// Faults that have struck or ended so far.
-    pub fn condition_epoch(&self, now: Ps) -> u32 {
-        let strikes = self.strikes_ps.read().expect("no writer panics");
-        strikes.partition_point(|&t| t <= now) as u32
-    }
-
-    /// A fault has struck or ended lately: those concerned may not have found out, and steps are not like those to
-    /// come.
-    pub fn settles(&self, now: Ps) -> bool {
-        let strikes = self.strikes_ps.read().expect("no writer panics");
-        let i = strikes.partition_point(|&t| t <= now);
-        i > 0 && now - strikes[i - 1] < SETTLES_PS
+    /// When which faults are in force.
+    pub fn conditions(&self) -> RwLockReadGuard<'_, Conditions> {
+        self.conditions.read().expect("no writer panics")
     }
 
     /// A fault has struck, or is known to come.
     pub fn has_faults(&self) -> bool {
-        !self.strikes_ps.read().expect("no writer panics").is_empty()
+        self.conditions().any()
     }
 
     /// Tokens go home step by step: always where faults may cut a request short.

@@ -137,7 +137,7 @@ fn samples() -> Vec<Msg> {
             requests: 5,
             requests_max: 2,
             context_max: 1 << 40,
-            epoch: 1,
+            faults: 1,
             experts: 7,
         },
         ratio: 1.0 / 3.0,

@@ -13,7 +13,7 @@ use super::run::{cores, default_shards};
 use super::scenario_args::ScenarioArgs;
 use crate::error::{Error, Result};
 use crate::live::{
-    Bound, Context, Counters, Desk, Driver, Facts, Gateway, Options, Pace, Player, Recorder,
+    Bound, Context, Counters, Desk, Driver, Facts, Gateway, Options, Pace, Player, Recorder, inbox,
 };
 use crate::run::Prepared;
 use crate::workload::Source;
@@ -70,6 +70,10 @@ pub struct Args {
     #[arg(allow_negative_numbers = true, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     shards: Option<u32>,
 
+    /// Threads that read requests and write answers [default: half the cores, at most 4]
+    #[arg(allow_negative_numbers = true, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    http_threads: Option<u16>,
+
     /// Write the report as JSON to this file at the end ("-": to standard output, instead of the table)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -96,8 +100,10 @@ pub fn run(args: &Args) -> Result<()> {
     let address = bound.address;
     let prepared = Prepared::new(scenario)?;
     let nodes = prepared.machine.node_count();
-    let http = (cores() / 2).clamp(1, HTTP_THREADS_MAX);
-    let left = cores().saturating_sub(http);
+    let http = args
+        .http_threads
+        .map_or_else(|| (cores() / 2).clamp(1, HTTP_THREADS_MAX), usize::from);
+    let left = cores().saturating_sub(http).max(1);
     let shards = args.shards.unwrap_or_else(|| default_shards(left, nodes));
     let launched = prepared.launch_live(shards)?;
     let started = Instant::now();
@@ -128,7 +134,7 @@ pub fn run(args: &Args) -> Result<()> {
         },
         int8_tops_per_npu: launched.int8_tops_per_npu,
     };
-    let (commands, inbox) = crossbeam_channel::unbounded();
+    let (commands, inbox) = inbox();
     let counters = Arc::new(Counters::default());
     let gateway = Gateway::new(commands, facts, Arc::clone(&counters));
     let options = Options {

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::RecvTimeoutError;
 use supernode_actors::launch::Supernode;
 use supernode_actors::request::{Delivered, Delivery, RequestRecord, RequestSpec};
 use supernode_actors::stats::RunStats;
 use supernode_actors::time::{Ps, s_from_ps};
 
+use super::bell::Bell;
 use super::clock::{Clock, Pace};
 use super::gateway::{Command, Counters, Submission};
+use super::inbox::Inbox;
 use super::load::Player;
 use super::mailbox::{Mailbox, Ticket, Tokens};
 use super::meters::Meters;
@@ -65,10 +67,12 @@ pub struct Driver {
     next_id: u64,
     last_arrival_ps: Ps,
     options: Options,
-    commands: Receiver<Command>,
+    commands: Inbox<Command>,
     counters: Arc<Counters>,
     draining: bool,
     out: Vec<Delivery>,
+    /// Of the threads that requests have come from.
+    bells: Vec<Arc<Bell>>,
     said: Option<Instant>,
     /// Wall time by which the machine is behind, at the last look.
     pub late: Duration,
@@ -92,7 +96,7 @@ impl Driver {
     pub fn new(
         machine: Supernode,
         options: Options,
-        commands: Receiver<Command>,
+        commands: Inbox<Command>,
         counters: Arc<Counters>,
     ) -> Self {
         let now = Instant::now();
@@ -112,6 +116,7 @@ impl Driver {
             counters,
             draining: false,
             out: Vec::new(),
+            bells: Vec::new(),
             said: None,
             late: Duration::ZERO,
             sampled: now,
@@ -311,6 +316,9 @@ impl Driver {
             mailbox,
         } = submission;
         self.meters.asked(output_tokens, streams);
+        if !self.bells.iter().any(|b| Arc::ptr_eq(b, mailbox.bell())) {
+            self.bells.push(Arc::clone(mailbox.bell()));
+        }
         let spec = RequestSpec {
             id: 0,
             arrival_ps: 0,
@@ -402,6 +410,7 @@ impl Driver {
             }
         }
         self.out = out;
+        self.bells.iter().for_each(|bell| bell.ring());
     }
 
     fn ended(&mut self, record: Box<RequestRecord>) {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use crossbeam_channel::Sender;
 use supernode_actors::request::Prefix;
 
+use super::bell::Bell;
 use super::driver::Driver;
+use super::inbox::Outbox;
 use super::mailbox::Mailbox;
 
 /// What the driver is told.
@@ -81,9 +82,11 @@ pub struct Gone;
 
 #[derive(Clone)]
 pub struct Gateway {
-    commands: Sender<Command>,
+    commands: Outbox<Command>,
     pub facts: Arc<Facts>,
     pub counters: Arc<Counters>,
+    /// Of the thread that this handle is used on.
+    pub bell: Arc<Bell>,
 }
 
 /// Why a request is not let in.
@@ -94,11 +97,20 @@ pub enum Refusal {
 }
 
 impl Gateway {
-    pub fn new(commands: Sender<Command>, facts: Facts, counters: Arc<Counters>) -> Self {
+    pub fn new(commands: Outbox<Command>, facts: Facts, counters: Arc<Counters>) -> Self {
         Self {
             commands,
             facts: Arc::new(facts),
             counters,
+            bell: Arc::default(),
+        }
+    }
+
+    /// A handle for the answers of this thread.
+    pub fn on_this_thread(&self) -> Self {
+        Self {
+            bell: Bell::on_this_thread(),
+            ..self.clone()
         }
     }
 

@@ -2,12 +2,15 @@
 //! must be kept, so when a reader is slow the newest entries are joined, and it gets several tokens at once.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 use supernode_actors::request::RequestRecord;
 use supernode_actors::runtime::Actor;
 use supernode_actors::time::Ps;
+
+use super::bell::Bell;
 
 /// Entries before they are joined.
 const ENTRIES_MOST: usize = 32;
@@ -50,20 +53,36 @@ struct State {
     waker: Option<Waker>,
 }
 
-#[derive(Debug, Default)]
-pub struct Mailbox(Mutex<State>);
+#[derive(Debug)]
+pub struct Mailbox {
+    state: Mutex<State>,
+    /// Of the reader's thread.
+    bell: Arc<Bell>,
+}
 
 impl Mailbox {
+    pub fn new(bell: &Arc<Bell>) -> Self {
+        Self {
+            state: Mutex::default(),
+            bell: Arc::clone(bell),
+        }
+    }
+
+    /// What is put in is looked at once this has been rung.
+    pub fn bell(&self) -> &Arc<Bell> {
+        &self.bell
+    }
+
     pub fn accepted(&self, ticket: Ticket) {
-        self.0.lock().ticket = Some(ticket);
+        self.state.lock().ticket = Some(ticket);
     }
 
     pub fn ticket(&self) -> Option<Ticket> {
-        self.0.lock().ticket
+        self.state.lock().ticket
     }
 
     pub fn put(&self, tokens: Tokens) {
-        let mut s = self.0.lock();
+        let mut s = self.state.lock();
         if s.tokens.len() < ENTRIES_MOST {
             s.tokens.push_back(tokens);
         } else if let Some(last) = s.tokens.back_mut() {
@@ -72,24 +91,25 @@ impl Mailbox {
                 ..tokens
             };
         }
-        wake(s);
+        self.wake(s);
     }
 
     pub fn end(&self, record: Box<RequestRecord>) {
-        let mut s = self.0.lock();
+        let mut s = self.state.lock();
         s.end = Some(Next::Ended(record));
-        wake(s);
+        self.wake(s);
     }
 
     pub fn lost(&self) {
-        let mut s = self.0.lock();
+        let mut s = self.state.lock();
         s.end.get_or_insert(Next::Lost);
-        wake(s);
+        self.wake(s);
+        self.bell.ring();
     }
 
     /// The next entry; after the end, the end again.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<Next> {
-        let mut s = self.0.lock();
+        let mut s = self.state.lock();
         if let Some(tokens) = s.tokens.pop_front() {
             return Poll::Ready(Next::Tokens(tokens));
         }
@@ -99,14 +119,14 @@ impl Mailbox {
         s.waker = Some(cx.waker().clone());
         Poll::Pending
     }
-}
 
-/// Wakes the reader, with the lock given back first.
-fn wake(mut state: parking_lot::MutexGuard<'_, State>) {
-    let waker = state.waker.take();
-    drop(state);
-    if let Some(waker) = waker {
-        waker.wake();
+    /// Has the reader woken at the next ring, with the lock given back first.
+    fn wake(&self, mut state: parking_lot::MutexGuard<'_, State>) {
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            self.bell.wakes(waker);
+        }
     }
 }
 
@@ -116,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_slow_reader_gets_every_token_from_a_bounded_buffer() {
-        let mailbox = Mailbox::default();
+        let mailbox = Mailbox::new(&Arc::default());
         for at_ps in 0..10_000 {
             mailbox.put(Tokens {
                 count: 2,

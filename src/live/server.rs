@@ -71,12 +71,12 @@ impl Bound {
         let thread = std::thread::Builder::new()
             .name("http".into())
             .spawn(move || {
-                let (gateway, desk) = (web::Data::new(gateway), web::Data::new(desk));
+                let desk = web::Data::new(desk);
                 actix_rt::System::new().block_on(async move {
                     let server = HttpServer::new(move || {
                         let token = token.clone();
                         App::new()
-                            .app_data(gateway.clone())
+                            .app_data(web::Data::new(gateway.on_this_thread()))
                             .app_data(desk.clone())
                             .wrap(from_fn(move |request, next| {
                                 guard(token.clone(), request, next)

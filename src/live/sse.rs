@@ -57,7 +57,7 @@ impl Answering {
         let mut making = Vec::with_capacity(asking.choices.len());
         for choice in &asking.choices {
             let tokens = &asking.prompts[choice.prompt];
-            let mailbox = Arc::new(Mailbox::default());
+            let mailbox = Arc::new(Mailbox::new(&gateway.bell));
             gateway.submit(Submission {
                 prompt_tokens: tokens.len() as u32,
                 output_tokens: choice.tokens,

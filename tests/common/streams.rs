@@ -2,10 +2,12 @@
 //! virtual times that come with the tokens.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use actix_rt::net::TcpStream;
 use serde_json::json;
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// What is asked for.
 #[derive(Clone)]
@@ -71,6 +73,14 @@ fn number(event: &[u8], key: &str) -> Option<u64> {
     Some(digits.fold(0, |n, b| n * 10 + u64::from(b - b'0')))
 }
 
+/// Reads what there is, once there is something: one call to the system for what comes at once.
+async fn read(stream: &mut TcpStream, into: &mut [u8]) -> usize {
+    let mut into = ReadBuf::new(into);
+    let read = std::future::poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut into));
+    read.await.unwrap();
+    into.filled().len()
+}
+
 /// One request from its first byte to its last, or until `over`; nothing is taken down of one that is sent before
 /// `looked_at`.
 async fn request(
@@ -87,7 +97,7 @@ async fn request(
         "prompt": prompt, "max_tokens": tokens, "stream": true, "supernode_timing": true,
     })
     .to_string();
-    let stream = TcpStream::connect(load.address).await.unwrap();
+    let mut stream = TcpStream::connect(load.address).await.unwrap();
     let head = format!(
         "POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
@@ -108,14 +118,9 @@ async fn request(
     let mut last: Option<(Instant, u64, bool)> = None;
     let (mut made, mut done) = (0, false);
     loop {
-        stream.readable().await.unwrap();
-        match stream.try_read(&mut buffer[got..]) {
-            Ok(0) => break,
-            Ok(n) => got += n,
-            Err(e) => {
-                assert_eq!(e.kind(), std::io::ErrorKind::WouldBlock);
-                continue;
-            }
+        match read(&mut stream, &mut buffer[got..]).await {
+            0 => break,
+            n => got += n,
         }
         let now = Instant::now();
         if now > over {

@@ -23,17 +23,17 @@ pub struct Condition {
     pub requests_max: u32,
     /// Context tokens on the rank that has most.
     pub context_max: u64,
-    /// Faults in force: steps before and after one are not alike.
-    pub epoch: u32,
+    /// Names the faults in force and the ranks of the group: steps under others are not alike.
+    pub faults: u64,
     /// Expert plan and popularity that it ran under.
     pub experts: u32,
 }
 
 /// Conditions whose stage times are taken together: batch and context within a factor.
-pub type Class = (bool, u32, u32, u32, u32, u32);
+pub type Class = (bool, u32, u32, u32, u64, u32);
 
-/// Conditions that share their draws: microbatches, epoch, experts.
-type Key = (bool, u32, u32);
+/// Conditions that share their draws: microbatches, faults, experts.
+type Key = (bool, u64, u32);
 
 /// A draw needs simulated steps whose batch (of the group, and of its fullest rank) and context per request differ by
 /// these factors at most, or by less in each when they differ in several.
@@ -67,7 +67,7 @@ impl Condition {
             log2(u64::from(self.requests)),
             log2(u64::from(self.requests_max)),
             log2(self.context_per_request()) / 2,
-            self.epoch,
+            self.faults,
             self.experts,
         )
     }
@@ -78,7 +78,7 @@ impl Condition {
     }
 
     fn key(&self) -> Key {
-        (self.microbatch, self.epoch, self.experts)
+        (self.microbatch, self.faults, self.experts)
     }
 
     /// Where it lies among the conditions of its key: one apart is as far as `NEAR` allows.
@@ -246,22 +246,26 @@ impl Calibrator {
         self.known.entry(c.key()).or_default().learn(c, ratio);
     }
 
-    /// A step has ended after `duration_ps`; `drawn_ps` is the draw that was used or is checked.
+    /// A step has ended after `duration_ps`; `drawn_ps` is the draw that was used or is checked. What it took, by the
+    /// estimate, is given if something is learnt of it: it was simulated, under a condition that was `steady`.
     pub fn ended(
         &mut self,
-        c: &Condition,
+        (c, steady): (&Condition, bool),
         estimate_ps: Ps,
         drawn_ps: Option<Ps>,
         duration_ps: Ps,
         stats: &mut FidelityStats,
-    ) {
+    ) -> Option<f64> {
         if !self.simulated {
             stats.step_steps += 1;
-            return;
+            return None;
         }
         stats.message_steps += 1;
         let ratio = duration_ps as f64 / estimate_ps.max(1) as f64;
         tracing::debug!(?c, ratio, drawn_ps, duration_ps, "simulated");
+        if !steady {
+            return None;
+        }
         self.learn(c, ratio);
         if let Some(drawn) = drawn_ps {
             stats.rechecked_steps += 1;
@@ -269,6 +273,7 @@ impl Calibrator {
             stats.simulated_ps += duration_ps;
             stats.abs_error_ps += drawn.abs_diff(duration_ps);
         }
+        Some(ratio)
     }
 }
 
@@ -332,7 +337,7 @@ mod tests {
         assert!(few.iter().any(|r| *r > 1.006) && few.iter().any(|r| *r < 1.004));
         assert!(draws(&mut c, 1_200).is_empty(), "more than twice the batch");
         let other = Condition {
-            epoch: 1,
+            faults: 1,
             ..condition(530)
         };
         let spec = FidelitySpec::default();

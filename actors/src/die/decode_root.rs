@@ -48,7 +48,8 @@ pub struct DecodeRoot {
     started_ps: Ps,
     batch: u32,
     made: u32,
-    condition: Option<Condition>,
+    /// The running step's, and when it was found.
+    condition: Option<(Condition, Ps)>,
     drawn_ps: Option<Ps>,
     /// What the running step takes by its operators alone.
     estimate_ps: Ps,
@@ -177,9 +178,10 @@ impl DecodeRoot {
         };
         let (batch, drawn) = (u64::from(self.batch), u64::from(!self.calibrator.simulated));
         env.span(What::GroupStep, self.started_ps, now, place, batch, drawn);
-        let condition = self.condition.take().expect("a step has a condition");
+        let (condition, found_ps) = self.condition.take().expect("a step has a condition");
+        let steady = env.shared.conditions().were_steady(found_ps, now);
         self.calibrator.ended(
-            &condition,
+            (&condition, steady),
             self.estimate_ps,
             self.drawn_ps,
             self.longest_ps,
@@ -209,7 +211,7 @@ impl DecodeRoot {
             c.context_max = c.context_max.max(h.context_sum);
         }
         self.batch = c.requests;
-        c.epoch = env.shared.condition_epoch(env.now()) ^ (members.epoch << 16);
+        c.faults = env.shared.conditions().at(env.now()) ^ (u64::from(members.epoch) << 32);
         let mut estimate = |microbatch| {
             let c = Condition { microbatch, ..c };
             (self.estimator.step_ps(&c, shared), microbatch)
@@ -224,7 +226,7 @@ impl DecodeRoot {
         self.running = true;
         self.longest_ps = 0;
         self.made = 0;
-        let settling = shared.settles(env.now());
+        let settling = shared.conditions().settles(env.now());
         let verdict = if shared.message_level() || must_simulate || settling {
             Verdict::Simulate
         } else {
@@ -245,7 +247,7 @@ impl DecodeRoot {
             self.drawn_ps = drawn_ps;
         }
         self.calibrator.simulated = drawn_ps.is_none();
-        self.condition = Some(c);
+        self.condition = Some((c, env.now()));
         let gap = shared.decode_times.host_gap_ps();
         self.started_ps = env.now() + gap;
         self.awaited = 0;
@@ -256,7 +258,7 @@ impl DecodeRoot {
         }
         let dies = &shared.layout.decode[self.group as usize].dies;
         // A drawn step stands for messages between all: where parts may be gone, all have their part in it.
-        let to_all = to_all || shared.condition_epoch(env.now()) > 0;
+        let to_all = to_all || shared.conditions().any_by(env.now());
         for &rank in &members.ranks {
             let (rank, die) = (usize::from(rank), dies[usize::from(rank)]);
             if to_all || self.held[rank].requests > 0 {

@@ -358,10 +358,10 @@ impl PrefillRoot {
             requests_max: 1,
             context_max: per_token,
             experts: 0,
-            epoch: env.shared.condition_epoch(env.now()),
+            faults: env.shared.conditions().at(env.now()),
         };
         let estimate_ps = estimate_ps(&work, env.shared);
-        let settling = env.shared.settles(env.now());
+        let settling = env.shared.conditions().settles(env.now());
         let verdict = if env.shared.message_level() || settling {
             Verdict::Simulate
         } else {
@@ -378,7 +378,7 @@ impl PrefillRoot {
         let dies = &env.shared.layout.prefill[self.group as usize].dies;
         let id = work.batch;
         // A drawn batch stands for messages between all: where parts may be gone, all have their part in it.
-        let to_all = simulate || env.shared.condition_epoch(env.now()) > 0;
+        let to_all = simulate || env.shared.conditions().any_by(env.now());
         work.drawn_ps = drawn_ps.filter(|_| !simulate);
         self.running = Some(Running {
             id,
@@ -434,8 +434,9 @@ impl PrefillRoot {
             drawn,
         );
         env.counter(Counter::PromptQueue, self.queue.len() as u64);
-        self.calibrator.ended(
-            &r.condition,
+        let steady = env.shared.conditions().were_steady(r.started_ps, now);
+        let learnt = self.calibrator.ended(
+            (&r.condition, steady),
             r.estimate_ps,
             r.drawn_ps,
             duration,
@@ -447,12 +448,10 @@ impl PrefillRoot {
             let class = self.calibrator.class(&r.condition);
             layers.ended(id, class, self.calibrator.simulated);
         }
-        if self.calibrator.simulated && !env.shared.message_level() {
-            self.share(
-                r.condition,
-                duration as f64 / r.estimate_ps.max(1) as f64,
-                env,
-            );
+        if let Some(ratio) = learnt
+            && !env.shared.message_level()
+        {
+            self.share(r.condition, ratio, env);
         }
         let full = r.new_tokens * 20 >= self.budget * 19;
         let batch = Stepped {

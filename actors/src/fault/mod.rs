@@ -3,9 +3,11 @@
 //! missing acknowledgements, retries) is the machine's own.
 
 mod body;
+mod conditions;
 mod gate;
 
 pub use body::{Body, Change};
+pub use conditions::Conditions;
 pub use gate::Verdict;
 
 use serde::{Deserialize, Serialize};

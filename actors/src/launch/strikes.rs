@@ -2,7 +2,8 @@
 
 use super::Supernode;
 use crate::beats::{self, Beat, Span};
-use crate::fault::{Fault, Strike};
+use crate::config::Recovery;
+use crate::fault::{Conditions, Effect, Fault, Strike};
 use crate::message::Msg;
 use crate::time::Ps;
 
@@ -14,7 +15,10 @@ impl Supernode {
         let now = self.sim.now();
         fault.start_ps = fault.start_ps.max(now);
         fault.end_ps = fault.end_ps.map(|end| end.max(fault.start_ps + 1));
-        self.expect_strikes(&fault, std::iter::once(fault.start_ps).chain(fault.end_ps));
+        self.change(|conditions, recovery| conditions.add(number, &fault, recovery));
+        for at_ps in std::iter::once(fault.start_ps).chain(fault.end_ps) {
+            self.expect_beats(fault.effect, at_ps);
+        }
         self.strike(number, &fault, true, fault.start_ps);
         if let Some(end_ps) = fault.end_ps {
             self.strike(number, &fault, false, end_ps);
@@ -34,10 +38,16 @@ impl Supernode {
         }
         let at = now.max(fault.start_ps + 1);
         fault.end_ps = Some(at);
-        self.expect_strikes(&fault, std::iter::once(at));
+        self.change(|conditions, recovery| conditions.end(number, &fault, recovery));
+        self.expect_beats(fault.effect, at);
         self.strike(number, &fault, false, at);
         self.faults[number as usize] = fault;
         true
+    }
+
+    fn change(&self, how: impl FnOnce(&mut Conditions, &Recovery)) {
+        let conditions = &mut self.shared.conditions.write().expect("no reader panics");
+        how(conditions, &self.shared.serving.recovery);
     }
 
     /// All faults injected so far, by number.
@@ -45,16 +55,10 @@ impl Supernode {
         &self.faults
     }
 
-    /// Writes down when a fault strikes and ends, and has neighbours send beats from then on.
-    fn expect_strikes(&mut self, fault: &Fault, at: impl Iterator<Item = Ps>) {
-        for at_ps in at {
-            let mut strikes = self.shared.strikes_ps.write().expect("no reader panics");
-            let i = strikes.partition_point(|&t| t <= at_ps);
-            strikes.insert(i, at_ps);
-            drop(strikes);
-            if let Some(span) = Span::after(at_ps, fault.effect, &self.shared) {
-                self.send_beats(span);
-            }
+    /// Has neighbours send beats from when a fault strikes or ends.
+    fn expect_beats(&mut self, effect: Effect, at_ps: Ps) {
+        if let Some(span) = Span::after(at_ps, effect, &self.shared) {
+            self.send_beats(span);
         }
     }
 
