@@ -109,23 +109,28 @@ fn a_lost_root_of_prefill_is_noticed_by_who_asks_it() {
 }
 
 #[test]
-fn a_lost_rdma_port_is_noticed_by_what_is_not_acknowledged() {
+fn a_lost_port_is_noticed_by_what_is_not_acknowledged() {
     let dir = tempdir().unwrap();
     let (scenario, model) = few_layers(&dir);
-    let args = [
-        "run",
-        &scenario,
-        &model,
-        "--set=workload.phase=both",
-        "--requests=64",
+    for fault in [
         "--fault=at 1ms: down node1/npu*/die*/rdma",
-        "--json",
-        "-",
-    ];
-    let report: Value = serde_json::from_str(&stdout_of(&args)).unwrap();
-    assert_eq!(report["requests"]["completed"], 64, "{report:#}");
-    let noticed_s = report["faults"][0]["noticed_s"].as_f64();
-    assert!(noticed_s.is_some_and(|s| s < 0.1), "{report:#}");
+        "--fault=at 1ms: down node1/npu0/sio",
+    ] {
+        let args = [
+            "run",
+            &scenario,
+            &model,
+            "--set=workload.phase=both",
+            "--requests=64",
+            fault,
+            "--json",
+            "-",
+        ];
+        let report: Value = serde_json::from_str(&stdout_of(&args)).unwrap();
+        assert_eq!(report["requests"]["completed"], 64, "{report:#}");
+        let noticed_s = report["faults"][0]["noticed_s"].as_f64();
+        assert!(noticed_s.is_some_and(|s| s < 0.1), "{report:#}");
+    }
 }
 
 #[test]

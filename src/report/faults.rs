@@ -66,19 +66,25 @@ pub fn of(faults: &[Fault], machine: &Machine, s: &RunStats, slo: &Slo) -> Vec<F
     faults.iter().map(|f| one(f, machine, s, &good)).collect()
 }
 
-/// The die or CPU that a part belongs to, if it is one or a lane of one.
-fn owner(machine: &Machine, part: ActorId) -> Option<ActorId> {
+/// The dies or CPU that a part belongs to, if it is one or a link of theirs.
+fn owners(machine: &Machine, part: ActorId) -> Vec<ActorId> {
     match machine.part(part) {
-        Part::Die { .. } | Part::Cpu { .. } => Some(part),
-        Part::DieLane { die, .. } | Part::Rdma { die } => Some(machine.die(die)),
-        Part::CpuLane { cpu, .. } => Some(machine.cpu(cpu)),
-        _ => None,
+        Part::Die { .. } | Part::Cpu { .. } => vec![part],
+        Part::DieLane { die, .. } | Part::Rdma { die } => vec![machine.die(die)],
+        Part::Sio { npu } => {
+            let dies = machine.dies_per_npu();
+            (npu * dies..(npu + 1) * dies)
+                .map(|d| machine.die(d))
+                .collect()
+        }
+        Part::CpuLane { cpu, .. } => vec![machine.cpu(cpu)],
+        _ => Vec::new(),
     }
 }
 
 fn one(f: &Fault, machine: &Machine, s: &RunStats, good: &[Ps]) -> FaultReport {
     let owners: std::collections::BTreeSet<ActorId> =
-        f.parts.iter().filter_map(|p| owner(machine, *p)).collect();
+        f.parts.iter().flat_map(|p| owners(machine, *p)).collect();
     let nodes: std::collections::BTreeSet<u32> = f
         .parts
         .iter()
@@ -89,7 +95,12 @@ fn one(f: &Fault, machine: &Machine, s: &RunStats, good: &[Ps]) -> FaultReport {
         let id = ActorId(part);
         owners.contains(&id) || nodes.contains(&machine.node_of(id))
     };
-    let of_port = |p: &ActorId| matches!(machine.part(*p), Part::Rdma { .. } | Part::Vpc { .. });
+    let of_port = |p: &ActorId| {
+        matches!(
+            machine.part(*p),
+            Part::Rdma { .. } | Part::Vpc { .. } | Part::Sio { .. }
+        )
+    };
     let ports = f.parts.iter().any(of_port);
     let until_ps = f.end_ps.unwrap_or(s.end_ps).min(s.end_ps);
     let notes: Vec<_> = s

@@ -6,6 +6,8 @@
 //! found; a lane given up is tried again, so that traffic comes back. The sending and the receiving part of a
 //! message each bear the toll of the links on their own side.
 
+use std::collections::BTreeSet;
+
 use supernode_topology::{ActorId, Machine, Part};
 
 use super::side::{Side, View};
@@ -27,6 +29,8 @@ pub struct Health {
     sides: Vec<Option<Box<Side>>>,
     /// Sides that are there.
     open: u32,
+    /// Ports, with the direction, that were found to let nothing through.
+    lost: BTreeSet<(ActorId, bool)>,
     terms: Terms,
 }
 
@@ -43,6 +47,7 @@ impl Health {
             strikes: 0,
             sides: Vec::new(),
             open: 0,
+            lost: BTreeSet::new(),
             terms: Terms {
                 ack_ps: ps_from_us(r.lane_ack_us),
                 reweigh_ps: ps_from_s(r.lane_reweigh_ms * 1e-3),
@@ -75,6 +80,7 @@ impl Health {
             of_link.retain(|(s, _)| s.fault != strike.fault);
         }
         self.strikes = self.strikes - before + of_link.len() as u32;
+        self.lost.retain(|(port, _)| *port != link);
         match machine.part(link) {
             Part::DieLane { die, .. } => self.touch(machine.die(die), machine),
             Part::CpuLane { cpu, .. } => self.touch(machine.cpu(cpu), machine),
@@ -215,6 +221,12 @@ impl Health {
             lost: false,
             found: None,
         }
+    }
+
+    /// What is sent over a port that lets nothing through comes back unacknowledged: how long its sender waits for that,
+    /// once, if it did not know.
+    pub fn finds_lost(&mut self, port: ActorId, out: bool) -> Option<Ps> {
+        self.lost.insert((port, out)).then_some(self.terms.ack_ps)
     }
 
     /// No lane of `part` lets anything through in this direction.

@@ -3,6 +3,7 @@
 use crate::env::Env;
 use crate::fabric::outgoing::{Sender, SourceCosts, UnitCost};
 use crate::fabric::{Cell, Crossing, Fabric, PathCost, PhaseSend, Receipt, Toll};
+use crate::fault::NoteKind;
 use crate::layout::{Group, Layout};
 use crate::message::{Bulk, Msg};
 use crate::runtime::{Actor, Ctx};
@@ -176,12 +177,19 @@ impl Env<'_, '_> {
         };
         let now = self.now();
         let rng = self.ctx.rng();
-        let toll = self.fabric.health.toll(machine, crossing, now, rng);
+        let mut toll = self.fabric.health.toll(machine, crossing, now, rng);
         let sio = machine.sio(machine.npu_of_die(die));
         let out = die.is_multiple_of(2);
         let rng = self.ctx.rng();
         let sio_toll = self.fabric.health.port_toll(sio, out, bytes, now, rng);
         self.note_toll(&toll);
+        if sio_toll.lost
+            && let Some(waits_ps) = self.fabric.health.finds_lost(sio, out)
+        {
+            // What it has sent its neighbour goes over the lanes then, as all that follows.
+            toll.extra_ps += waits_ps;
+            self.tally.note(now, crossing.part.0, NoteKind::PortLost);
+        }
         let lane = machine.die_lane(die, 0);
         self.fabric.link(lane).up.resent_bytes += toll.resent_bytes;
         (toll, sio_toll)

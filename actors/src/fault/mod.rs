@@ -159,7 +159,7 @@ pub enum NoteKind {
     /// It found a lane or chip of its own to be bad, and sends over others; or good again.
     LaneWorse,
     LaneBetter,
-    /// No acknowledgement came for a transfer to or from it over RDMA or VPC: it goes over UB.
+    /// No acknowledgement came for what went to or from it over RDMA, VPC or the die-to-die link: it goes over UB.
     PortLost,
     /// A group has too few ranks left to hold every expert.
     ExpertLost,
