@@ -1,5 +1,6 @@
 //! 2,000 streams held for a minute on the whole machine, paced to the wall clock: how far what clients see is from what
-//! the machine computed, and whether memory grows. `SUPERNODE_STREAMS`, `SUPERNODE_SECONDS` and `SUPERNODE_PACE` change the load.
+//! the machine computed, and whether memory grows. `SUPERNODE_STREAMS`, `SUPERNODE_SECONDS` and `SUPERNODE_PACE` change the load,
+//! `SUPERNODE_UP` the machine.
 
 #[cfg(unix)]
 #[path = "../tests/common/mod.rs"]
