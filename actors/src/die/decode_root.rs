@@ -6,7 +6,7 @@
 use crate::config::Microbatch;
 use crate::env::Env;
 use crate::experts::ExpertState;
-use crate::layout::mix;
+use crate::layout::{Role, mix};
 use crate::message::{Held, Msg, NodeStep};
 use crate::runtime::Actor;
 use crate::tally::Stepped;
@@ -197,6 +197,22 @@ impl DecodeRoot {
         self.has_requests() || !self.watch.back.is_empty()
     }
 
+    /// Names the faults in force, with how many requests those slow dies of the group hold that hold most, by powers of two:
+    /// all wait for such a die the longer the more it has to do.
+    fn faults(&self, env: &Env<'_, '_>) -> u64 {
+        let conditions = env.shared.conditions();
+        let held = conditions.slowed(env.now()).filter_map(|part| {
+            match env.shared.layout.roles.get(part.0 as usize)? {
+                Role::Decode { group, rank } if *group == self.group => {
+                    Some(self.held[usize::from(*rank)].requests)
+                }
+                _ => None,
+            }
+        });
+        let most = held.max().unwrap_or(0);
+        conditions.at(env.now()) ^ (u64::from(u32::BITS - most.leading_zeros()) << 56)
+    }
+
     pub(super) fn start(&mut self, members: &Members, env: &mut Env<'_, '_>) {
         let shared = env.shared;
         let d = &shared.serving.decode;
@@ -211,7 +227,7 @@ impl DecodeRoot {
             c.context_max = c.context_max.max(h.context_sum);
         }
         self.batch = c.requests;
-        c.faults = env.shared.conditions().at(env.now()) ^ (u64::from(members.epoch) << 32);
+        c.faults = self.faults(env) ^ (u64::from(members.epoch) << 32);
         let mut estimate = |microbatch| {
             let c = Condition { microbatch, ..c };
             (self.estimator.step_ps(&c, shared), microbatch)

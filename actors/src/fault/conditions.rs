@@ -1,13 +1,17 @@
 //! What a machine's condition is at a time: which faults are in force. Steps of one condition are alike, and the machine's
 //! own again once all that can pass has passed; how long it takes to settle depends on what has struck.
 
+use std::sync::Arc;
+
+use supernode_topology::ActorId;
+
 use super::{Effect, Fault};
 use crate::config::Recovery;
 use crate::layout::mix;
 use crate::time::{Ps, ps_from_s};
 
 /// A fault strikes, or is over.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Change {
     at_ps: Ps,
     /// Number of the fault.
@@ -16,6 +20,8 @@ struct Change {
     /// What it adds to the sum that names a condition.
     adds: u64,
     settles_ps: Ps,
+    /// Parts whose cores or memory it slows, or slowed.
+    slows: Arc<[ActorId]>,
     /// The sum from this change on.
     condition: u64,
 }
@@ -31,6 +37,10 @@ impl Conditions {
     /// Takes a fault in, from its start to its end.
     pub fn add(&mut self, number: u32, fault: &Fault, r: &Recovery) {
         let name = name(fault);
+        let slows: Arc<[ActorId]> = match fault.effect {
+            Effect::Throttle(_) | Effect::HbmSlow(_) => fault.parts.as_slice().into(),
+            _ => Arc::default(),
+        };
         let mut change = |at_ps, begins| {
             let settles_ps = settles_ps(fault.effect, begins, r);
             self.longest_ps = self.longest_ps.max(settles_ps);
@@ -44,6 +54,7 @@ impl Conditions {
                     (false, false) => mix(name),
                 },
                 settles_ps,
+                slows: Arc::clone(&slows),
                 condition: 0,
             });
         };
@@ -87,6 +98,16 @@ impl Conditions {
     /// Some fault has struck.
     pub fn any_by(&self, now: Ps) -> bool {
         !self.until(now).is_empty()
+    }
+
+    /// Parts whose cores or memory are slow: how long a step takes depends on whether they have work in it.
+    pub fn slowed(&self, now: Ps) -> impl Iterator<Item = ActorId> {
+        let until = self.until(now);
+        let over = |fault: u32| until.iter().any(|c| c.fault == fault && !c.begins);
+        let in_force = until
+            .iter()
+            .filter(move |c| c.begins && !c.slows.is_empty() && !over(c.fault));
+        in_force.flat_map(|c| c.slows.iter().copied())
     }
 
     /// A fault has struck or ended lately: those concerned may not have found out, and steps are not like those to come.
@@ -141,8 +162,6 @@ const MARGIN: f64 = 1.5;
 
 #[cfg(test)]
 mod tests {
-    use supernode_topology::ActorId;
-
     use super::super::Ways;
     use super::*;
     use crate::time::PS_PER_MS;
@@ -216,6 +235,24 @@ mod tests {
         assert!(!settles(slow, 999) && settles(slow, 1_000) && !settles(slow, 1_010));
         assert!(settles(slow, 9_100), "its end is found out later");
         assert!(settles(Effect::Crash, 1_010) && !settles(Effect::Crash, 1_500));
+    }
+
+    #[test]
+    fn slow_parts_are_those_of_faults_in_force() {
+        let all = of(&[
+            fault(Effect::Throttle(0.5), 1, (10, 20)),
+            fault(Effect::HbmSlow(0.5), 4, (15, 40)),
+            fault(Effect::Slow(0.5), 900, (0, 40)),
+        ]);
+        let slowed = |ms: Ps| {
+            let parts = all.slowed(ms * PS_PER_MS).map(|p| p.0);
+            parts.collect::<Vec<_>>()
+        };
+        assert!(slowed(9).is_empty());
+        assert_eq!(slowed(12), [1]);
+        assert_eq!(slowed(16), [1, 4]);
+        assert_eq!(slowed(20), [4]);
+        assert!(slowed(40).is_empty());
     }
 
     #[test]
