@@ -177,23 +177,72 @@ fn a_switch_lets_the_old_end_and_the_new_wait() {
     assert!(longer > 1.0, "{longer}");
 }
 
+/// Arrival and end in seconds, and outcome, of each request of a run.
+fn requests(more: &[&str]) -> Vec<(f64, f64, String)> {
+    let dir = tempfile::tempdir().unwrap();
+    let out = format!("--out={}", dir.path().join("out").display());
+    let mut args = vec![out.as_str()];
+    args.extend(more);
+    report(&args);
+    let table = std::fs::read_to_string(dir.path().join("out/requests.csv")).unwrap();
+    let mut lines = table.lines();
+    let header: Vec<&str> = lines.next().unwrap().split(',').collect();
+    let of = ["arrival_ps", "end_ps", "outcome"]
+        .map(|name| header.iter().position(|h| *h == name).unwrap());
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.split(',').collect();
+        let [arrival, end, outcome] = of.map(|i| cells[i]);
+        let s = |ps: &str| ps.parse::<f64>().unwrap() * 1e-12;
+        (s(arrival), s(end), outcome.to_string())
+    };
+    lines.map(row).collect()
+}
+
 #[test]
 fn what_has_not_drained_in_time_fails_with_the_reason() {
-    let r = report(&[
+    let slow = [
         "--set=model_cache.switch_at_s=2",
         "--set=model_cache.drain_s=0.05",
         "--set=workload.rate_per_s=20",
         "--set=workload.output_tokens=200",
         "--requests=80",
-    ]);
-    let failed = f(&r, "/requests/failed");
-    assert!((1.0..40.0).contains(&failed), "{failed}");
+    ];
+    let r = report(&slow);
     let why = r["requests"]["failures"].as_object().unwrap();
     assert_eq!(why.len(), 1, "{why:?}");
     assert!(
         why.keys().all(|w| w.contains("model_cache.drain_s")),
         "{why:?}"
     );
+    // Those, and only those, that came before the switch and had not ended by then.
+    let all = requests(&slow);
+    let failed = all.iter().filter(|r| r.2 != "completed");
+    assert_eq!(failed.clone().count() as f64, f(&r, "/requests/failed"));
+    assert!(failed.clone().count() > 5);
+    for (arrival_s, end_s, outcome) in &all {
+        let in_time = *arrival_s >= 2.0 || *end_s < 2.05;
+        assert_eq!(outcome == "completed", in_time, "{arrival_s} {end_s}");
+    }
+}
+
+#[test]
+fn the_end_of_the_time_to_drain_takes_none_of_the_other_model() {
+    // 7 s after the start some of those that came after the switch are being served, and with a model from object storage
+    // (14 s) all of them wait for it at their prefill groups.
+    for from in ["warm", "cold"] {
+        let from = format!("--set=model_cache.switch_from={from}");
+        let r = report(&[
+            &from,
+            "--set=model_cache.switch_at_s=2",
+            "--set=model_cache.drain_s=5",
+            "--set=model_cache.object_store_gb_per_s=50",
+            "--set=workload.rate_per_s=20",
+            "--set=workload.output_tokens=100",
+            "--requests=160",
+        ]);
+        all_completed(&r);
+        assert!(f(&r, "/virtual_s") > 7.0, "{from}: {r}");
+    }
 }
 
 #[test]

@@ -5,10 +5,12 @@
 use std::collections::BTreeSet;
 
 use super::Home;
+use super::open::Open;
 use crate::env::Env;
 use crate::message::Msg;
 use crate::request::Outcome;
 use crate::time::Ps;
+use crate::weights::SwitchTimes;
 
 #[derive(Debug, Default)]
 pub(super) struct Switching {
@@ -21,15 +23,28 @@ pub(super) struct Switching {
     over: bool,
 }
 
+fn times(env: &Env<'_, '_>) -> Option<SwitchTimes> {
+    env.shared.weights.as_ref().and_then(|w| w.switch)
+}
+
+/// Whether a request is for the model before: what has arrived by a switch is, wherever it waits or is served.
+fn is_old(open: &Open, switch: SwitchTimes) -> bool {
+    open.spec.arrival_ps < switch.at_ps
+}
+
 impl Home {
-    /// A request for the other model waits until that is there, and is put aside here.
-    pub(super) fn waits_for_switch(&mut self, id: u64, env: &Env<'_, '_>) -> bool {
-        let plan = env.shared.weights.as_ref();
-        let Some(switch) = plan.and_then(|w| w.switch).filter(|_| !self.switch.over) else {
+    /// A request for the other model waits until that is there, and is put aside here. One for the model before that comes
+    /// once its time is over fails.
+    pub(super) fn waits_for_switch(&mut self, id: u64, env: &mut Env<'_, '_>) -> bool {
+        let Some(switch) = times(env) else {
             return false;
         };
-        let arrival_ps = self.open.get(&id).map_or(0, |o| o.spec.arrival_ps);
-        if arrival_ps < switch.at_ps || env.now() >= switch.over_ps {
+        let (old, now) = (is_old(&self.open[&id], switch), env.now());
+        if old && now >= switch.drained_ps {
+            self.switched_away(id, env);
+            return true;
+        }
+        if old || self.switch.over || now >= switch.over_ps {
             return false;
         }
         self.switch.held.insert(id);
@@ -58,11 +73,10 @@ impl Home {
     }
 
     fn say_if_drained(&mut self, env: &mut Env<'_, '_>) {
-        let plan = env.shared.weights.as_ref();
-        let switch = plan.and_then(|w| w.switch);
-        let due = switch.is_some_and(|s| env.now() >= s.at_ps);
-        let old = self.open.len() - self.switch.held.len();
-        if !due || self.switch.drained || old > 0 {
+        let Some(switch) = times(env).filter(|s| env.now() >= s.at_ps) else {
+            return;
+        };
+        if self.switch.drained || self.open.values().any(|o| is_old(o, switch)) {
             return;
         }
         self.switch.drained = true;
@@ -72,28 +86,28 @@ impl Home {
         }
     }
 
-    /// What is left of the model before has had its time.
+    /// What is left of the model before has had its time. Requests for the other one may long be under way.
     pub fn drain_over(&mut self, env: &mut Env<'_, '_>) {
-        let old: Vec<u64> = self
-            .open
-            .keys()
-            .copied()
-            .filter(|id| !self.switch.held.contains(id))
-            .collect();
-        let drain_s = env.shared.serving.model_cache.drain_s;
-        for id in old {
-            let open = self.open.get_mut(&id).expect("listed");
-            let name = open.name();
-            if let Some(holder) = open.holder.take() {
-                env.control(holder, Msg::Release { request: name });
-            }
-            self.placer.drop_request(name);
-            let why = format!(
-                "its model was switched away {drain_s} s after the switch began (model_cache.drain_s)"
-            );
-            self.end(id, Outcome::Failed(why), env);
+        let Some(switch) = times(env) else { return };
+        let old = self.open.iter().filter(|(_, o)| is_old(o, switch));
+        for id in old.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.switched_away(id, env);
         }
         self.say_if_drained(env);
+    }
+
+    fn switched_away(&mut self, id: u64, env: &mut Env<'_, '_>) {
+        let open = self.open.get_mut(&id).expect("it is open");
+        let name = open.name();
+        if let Some(holder) = open.holder.take() {
+            env.control(holder, Msg::Release { request: name });
+        }
+        self.placer.drop_request(name);
+        let drain_s = env.shared.serving.model_cache.drain_s;
+        let why = format!(
+            "its model was switched away {drain_s} s after the switch began (model_cache.drain_s)"
+        );
+        self.end(id, Outcome::Failed(why), env);
     }
 
     /// A group loads the other model. When all do, what has waited goes to them.
