@@ -267,6 +267,8 @@ impl Model for World {
             &send,
             &bulk.cells,
         );
+        // It goes back as a row of this shard.
+        self.fabric.keep_row(bulk.cells);
     }
 
     fn class(msg: &Msg) -> usize {

@@ -22,6 +22,7 @@ pub struct Fabric {
     /// Reused between phases.
     pub(super) cells: Vec<Cell>,
     pub(super) arrived: Vec<Arrived>,
+    rows: Vec<Vec<Cell>>,
     pub(crate) scratch: Scratch,
 }
 
@@ -78,7 +79,23 @@ impl Fabric {
             borders: vec![Border::default(); machine.node_count() as usize],
             cells: Vec::new(),
             arrived: Vec::new(),
+            rows: Vec::new(),
             scratch: Scratch::default(),
+        }
+    }
+
+    /// An empty row, of those that are no longer needed if there is one.
+    pub(super) fn row(&mut self) -> Vec<Cell> {
+        self.rows.pop().unwrap_or_default()
+    }
+
+    /// A row is no longer needed.
+    pub fn keep_row(&mut self, mut row: Vec<Cell>) {
+        /// More would only be needed if shards sent each other more rows than they got.
+        const KEPT_MOST: usize = 1 << 10;
+        if self.rows.len() < KEPT_MOST {
+            row.clear();
+            self.rows.push(row);
         }
     }
 

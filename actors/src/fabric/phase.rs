@@ -235,16 +235,18 @@ impl Env<'_, '_> {
             return post(self.ctx, self.fabric, self.shared, board, send, cells);
         }
         for shard in 0..shape.of_shard.len() {
+            let mut row = self.fabric.row();
             let pieces = &self.fabric.boards[board as usize].shape().of_shard[shard];
             if pieces.is_empty() && shard != here {
+                self.fabric.keep_row(row);
                 continue;
             }
-            let mut row = Vec::with_capacity(cells.len());
             for piece in pieces.iter().filter(|_| !cells.is_empty()) {
                 row.extend_from_slice(&cells[piece.start * slots..piece.end * slots]);
             }
             if shard == here {
                 post(self.ctx, self.fabric, self.shared, board, send, &row);
+                self.fabric.keep_row(row);
             } else {
                 self.ctx.bulk(
                     shard,

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Actor, Model};
+use super::fault::Fault;
+use super::shard::Shard;
+use super::{Actor, Model, Transport, codec};
 use crate::time::Ps;
 
 /// An event on its way to another shard.
@@ -63,6 +65,34 @@ impl<M: Model> Default for Outbox<M> {
             batch: Batch::default(),
             next_ps: Ps::MAX,
             reach_ps: Ps::MAX,
+        }
+    }
+}
+
+/// A batch in the form in which it travels.
+pub(super) enum Payload<M: Model> {
+    Values(BatchOf<M>),
+    Bytes(Vec<u8>),
+}
+
+impl<M: Model> Payload<M> {
+    /// # Errors
+    /// When a message cannot be encoded.
+    pub fn pack(batch: BatchOf<M>, transport: Transport) -> Result<Self, Fault> {
+        match transport {
+            Transport::Memory => Ok(Self::Values(batch)),
+            Transport::Bytes => codec::encode(&batch).map(Self::Bytes).map_err(Fault::Codec),
+        }
+    }
+
+    /// Delivers it to its shard, which stops if it is not what was packed.
+    pub fn unpack(self, shard: &mut Shard<M>) {
+        match self {
+            Self::Values(mut batch) => shard.deliver(&mut batch),
+            Self::Bytes(bytes) => match codec::decode::<BatchOf<M>>(&bytes) {
+                Ok(mut batch) => shard.deliver(&mut batch),
+                Err(e) => shard.raise(Fault::Codec(e)),
+            },
         }
     }
 }

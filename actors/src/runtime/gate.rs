@@ -104,19 +104,48 @@ impl Gate {
     }
 
     fn wait(&self, slot: &Slot, epoch: u64) -> Result<(), Broken> {
-        let mut tries = 0u32;
+        let mut patience = self.patience();
         while slot.epoch.load(Acquire) < epoch {
-            if self.broken.load(Acquire) {
-                return Err(Broken);
-            }
-            tries = tries.saturating_add(1);
-            if tries <= self.spins {
-                std::hint::spin_loop();
-            } else if tries <= self.spins + YIELDS {
-                std::thread::yield_now();
-            } else {
-                std::thread::sleep(NAP);
-            }
+            patience.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Whether an executor has come to the barrier `epoch`.
+    pub fn has_come(&self, executor: usize, epoch: u64) -> bool {
+        self.slots[executor].0.epoch.load(Acquire) >= epoch
+    }
+
+    /// For one wait for another executor.
+    pub fn patience(&self) -> Patience<'_> {
+        Patience {
+            broken: &self.broken,
+            spins: self.spins,
+            tries: 0,
+        }
+    }
+}
+
+/// Waiting for another executor: at first awake, then less and less.
+pub(super) struct Patience<'a> {
+    broken: &'a AtomicBool,
+    spins: u32,
+    tries: u32,
+}
+
+impl Patience<'_> {
+    /// Between two looks.
+    pub fn wait(&mut self) -> Result<(), Broken> {
+        if self.broken.load(Acquire) {
+            return Err(Broken);
+        }
+        self.tries = self.tries.saturating_add(1);
+        if self.tries <= self.spins {
+            std::hint::spin_loop();
+        } else if self.tries <= self.spins + YIELDS {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(NAP);
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! (time, source actor, source's sequence number), a key that depends on nothing else: a run gives the same digest
 //! on one shard or eight, whatever the threads do.
 
+mod bounds;
 pub mod codec;
 mod ctx;
 mod error;
@@ -13,6 +14,7 @@ mod executor;
 mod fault;
 mod gate;
 mod ladder;
+mod lead;
 mod pace;
 mod panics;
 mod profile;
@@ -21,6 +23,7 @@ mod rng;
 mod shard;
 mod simulation;
 pub mod slab;
+mod spread;
 
 use std::fmt::Debug;
 use std::sync::Arc;

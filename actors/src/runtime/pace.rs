@@ -7,9 +7,16 @@ use super::executor::Tally;
 const BARRIER_NS: f64 = 3_000.0;
 /// Spreading must promise at least this much to be tried, and show it to be kept.
 const GAIN_LEAST: f64 = 1.1;
+/// Weight of the last slice in the gain that is shown: a core that is lent to others for some milliseconds is not yet a
+/// reason to do without it.
+const GAIN_WEIGHT: f64 = 0.25;
 /// Slices to stay together after spreading did not pay: doubled each time, up to the last of these.
 const STAY_FIRST: u32 = 4;
 const STAY_MOST: u32 = 256;
+
+/// Of the wall time between two words of a shard to the other: much less than a window is worth, much more than a word.
+const WORD_NS: f64 = 2_000.0;
+const EVENTS_PER_WORD_MOST: f64 = 64.0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Placement {
@@ -22,8 +29,11 @@ pub(super) struct Pace {
     placement: Placement,
     /// Never changes: there is one executor, or the user fixed their number.
     fixed: bool,
+    /// Of spreading: first as promised, then as shown.
+    gain: f64,
     stay: u32,
     stay_next: u32,
+    events_per_word: u64,
 }
 
 impl Pace {
@@ -31,8 +41,10 @@ impl Pace {
         Self {
             placement,
             fixed: true,
+            gain: 1.0,
             stay: 0,
             stay_next: STAY_FIRST,
+            events_per_word: 1,
         }
     }
 
@@ -40,8 +52,10 @@ impl Pace {
         Self {
             placement: Placement::Together,
             fixed: false,
+            gain: 1.0,
             stay: 0,
             stay_next: STAY_FIRST,
+            events_per_word: 1,
         }
     }
 
@@ -49,9 +63,22 @@ impl Pace {
         self.placement
     }
 
+    pub fn events_per_word(&self) -> u64 {
+        self.events_per_word
+    }
+
     /// Learns from a slice: its tally, summed over executors, and its wall time.
     pub fn learn(&mut self, tally: &Tally, wall_ns: u64) {
-        if self.fixed || tally.windows == 0 || tally.events == 0 {
+        if tally.windows == 0 || tally.events == 0 {
+            return;
+        }
+        let spent_ns = match self.placement {
+            Placement::Together => wall_ns,
+            Placement::Spread => tally.busy_ns,
+        };
+        let event_ns = (spent_ns.max(1) as f64) / tally.events as f64;
+        self.events_per_word = (WORD_NS / event_ns).clamp(1.0, EVENTS_PER_WORD_MOST) as u64;
+        if self.fixed {
             return;
         }
         match self.placement {
@@ -63,9 +90,10 @@ impl Pace {
                 let wall = wall_ns as f64;
                 let spread = wall * tally.critical as f64 / tally.events as f64
                     + tally.windows as f64 * BARRIER_NS;
-                if wall > GAIN_LEAST * spread {
+                self.gain = wall / spread;
+                if self.gain > GAIN_LEAST {
                     tracing::debug!(
-                        predicted_gain = wall / spread,
+                        predicted_gain = self.gain,
                         "shards are spread over the executors"
                     );
                     self.placement = Placement::Spread;
@@ -73,8 +101,10 @@ impl Pace {
             }
             Placement::Spread => {
                 let gain = tally.busy_ns as f64 / wall_ns.max(1) as f64;
-                if gain < GAIN_LEAST {
-                    tracing::debug!(gain, stay = self.stay_next, "shards are run together");
+                self.gain += GAIN_WEIGHT * (gain - self.gain);
+                tracing::debug!(gain, shown = self.gain, "a slice with shards spread");
+                if self.gain < GAIN_LEAST {
+                    tracing::debug!(stay = self.stay_next, "shards are run together");
                     self.placement = Placement::Together;
                     self.stay = self.stay_next;
                     self.stay_next = (2 * self.stay_next).min(STAY_MOST);
@@ -114,10 +144,18 @@ mod tests {
         // 100 us of work per window, evenly split.
         pace.learn(&tally(100, 200_000, 100_000, 0), 10_000_000);
         assert_eq!(pace.placement(), Placement::Spread);
-        pace.learn(&tally(100, 200_000, 0, 18_000_000), 10_000_000);
+        let good = tally(100, 200_000, 0, 18_000_000);
+        let bad = tally(100, 200_000, 0, 10_000_000);
+        pace.learn(&good, 10_000_000);
+        // One slice in which the other core was away.
+        pace.learn(&bad, 10_000_000);
         assert_eq!(pace.placement(), Placement::Spread);
-        pace.learn(&tally(100, 200_000, 0, 10_000_000), 10_000_000);
-        assert_eq!(pace.placement(), Placement::Together);
+        let mut slices = 0;
+        while pace.placement() == Placement::Spread && slices < 20 {
+            pace.learn(&bad, 10_000_000);
+            slices += 1;
+        }
+        assert!((2..20).contains(&slices), "{slices} slices that do not pay");
         // And not at once again.
         pace.learn(&tally(100, 200_000, 100_000, 0), 10_000_000);
         assert_eq!(pace.placement(), Placement::Together);

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use actix::{Actor as _, Addr};
 use crossbeam_channel::bounded;
 
-use super::executor::{Done, Executor, Slice, Tally, Terms, connect};
+use super::executor::{Done, Executor, Slice, Tally, Terms};
 use super::pace::{Pace, Placement};
 use super::profile::{KindProfile, Profile};
 use super::rng::fold;
 use super::shard::{Core, Shard};
+use super::spread::connect;
 use super::{Actor, Model, OUTSIDE, RuntimeConfig, RuntimeError, Transport, panics, queue};
 use crate::time::Ps;
 
@@ -208,6 +209,7 @@ impl<M: Model> Simulation<M> {
             until,
             deadline,
             transport: self.transport,
+            events_per_word: self.pace.events_per_word(),
             spread,
         };
         let shards = self
