@@ -1,12 +1,15 @@
 //! The audit: every published claim beside what comes out of the parts, what bounds it, and how firm that is.
 //!
 //! Claims are data ([`claims`]). All runs of an audit go through the engine of sweeps, first those that decide claims,
-//! then those that examine them: each assumed figure moved both ways, each resource made faster.
+//! then those that examine them: each assumed figure moved both ways, each resource made faster; and last those of
+//! claims that a moved figure could turn.
 
 mod bounds;
 mod claims;
 mod levers;
+mod plans;
 mod render;
+mod turned;
 
 use std::collections::BTreeMap;
 
@@ -15,12 +18,13 @@ use serde_json::Value;
 use supernode_actors::launch::Flow;
 
 use crate::error::{Error, Result};
-use crate::scenario::Loader;
-use crate::sweep::{self, Axis, Condition, Done, Grid, Job, Outcome, figure, run_all};
+use crate::sweep::{Axis, Done, Outcome};
+use plans::{Plan, Runs, best, plan, settled, settled_figure};
 
 pub use bounds::{Bound, Examination, Move};
 pub use claims::{Claim, Claims};
 pub use render::to_table;
+pub use turned::{Trial, Turned};
 
 /// What is asked of an audit besides its claims.
 #[derive(Clone, Debug)]
@@ -64,8 +68,8 @@ pub struct Row {
     pub scenario: Option<String>,
     /// Commands that show the same without the audit.
     pub commands: Vec<String>,
-    /// Assumed figures that turn the verdict when they are a fifth smaller or larger; null if that was not looked at.
-    pub turned_by: Option<Vec<String>>,
+    /// Which assumed figures turn the verdict when they are a fifth smaller or larger; null if that was not looked at.
+    pub turned: Option<Turned>,
 }
 
 /// A claim's figure under another setting.
@@ -102,43 +106,6 @@ impl Audit {
     }
 }
 
-/// All runs that claims need, each once.
-#[derive(Default)]
-struct Runs {
-    jobs: Vec<Job>,
-    known: BTreeMap<String, usize>,
-    outcomes: Vec<Outcome>,
-    reports: Vec<Value>,
-}
-
-impl Runs {
-    fn want(&mut self, loader: Loader) -> Result<usize> {
-        let scenario = loader.load()?;
-        let name = toml::to_string(&scenario).map_err(|e| Error::failed(e.to_string()))?;
-        let jobs = &mut self.jobs;
-        Ok(*self.known.entry(name).or_insert_with(|| {
-            jobs.push(scenario.into());
-            jobs.len() - 1
-        }))
-    }
-
-    fn run(&mut self, workers: usize, observe: &mut dyn FnMut(&Done) -> Flow) -> Result<()> {
-        self.outcomes = run_all(&self.jobs, workers, observe);
-        self.reports = reports(&self.outcomes)?;
-        Ok(())
-    }
-
-    /// The figure of a run, or why there is none.
-    fn figure(&self, run: usize, key: &str) -> std::result::Result<f64, String> {
-        if let Some(why) = self.outcomes[run].reason() {
-            return Err(why.to_string());
-        }
-        figure(&self.reports[run], key)
-            .and_then(Value::as_f64)
-            .ok_or_else(|| format!("the report has no figure {key}"))
-    }
-}
-
 fn stopped(outcomes: &[Outcome]) -> bool {
     outcomes.iter().any(|o| matches!(o, Outcome::Stopped))
 }
@@ -150,18 +117,7 @@ fn reports(outcomes: &[Outcome]) -> Result<Vec<Value>> {
         .collect()
 }
 
-/// What one claim waits for.
-enum Plan {
-    Nothing,
-    One(usize),
-    /// Runs by the values of the axis.
-    Best(Axis, Vec<usize>, Condition),
-    Sweeps(Vec<(Axis, Vec<usize>)>),
-    /// A figure, and the same under other settings.
-    Beside(Box<Plan>, Vec<(String, Plan)>),
-}
-
-/// Audits all claims. `observe` sees each of two rounds of runs.
+/// Audits all claims. `observe` sees each round of runs.
 ///
 /// # Errors
 /// A claim or a scenario that cannot be read, or a run that cannot be examined.
@@ -181,7 +137,7 @@ pub fn audit(
         .claims
         .iter()
         .zip(&plans)
-        .map(|(claim, plan)| judge(claims, claim, plan, &runs))
+        .map(|(claim, plan)| judge(claims, wanted, claim, plan, &runs))
         .collect();
     for row in &mut rows {
         if partial && row.verdict == Verdict::Fails {
@@ -200,9 +156,9 @@ pub fn audit(
             Some(all) => examined = all,
             None => partial = true,
         }
-        for (row, claim) in rows.iter_mut().zip(&claims.claims) {
-            row.turned_by = turned_by(row, claim, &examined);
-        }
+        let originals = (&plans[..], &runs);
+        let turned = turned::turn(claims, wanted, &mut rows, originals, &examined, observe)?;
+        partial |= turned.is_none();
     }
     Ok(Audit {
         partial,
@@ -211,113 +167,7 @@ pub fn audit(
     })
 }
 
-fn loader(claims: &Claims, wanted: &Wanted, scenario: &str, set: &[String]) -> Result<Loader> {
-    let mut loader = claims.scenario(scenario)?;
-    for set in set.iter().chain(&wanted.set) {
-        loader.set(set)?;
-    }
-    Ok(loader)
-}
-
-fn one_axis(text: &str) -> Result<Axis> {
-    let (_, mut axes) = sweep::axes(&[text.to_string()])?;
-    axes.pop()
-        .ok_or_else(|| Error::user(format!("axis {text}: expected several values")))
-}
-
-fn along(loader: &Loader, axis: &Axis, runs: &mut Runs) -> Result<Vec<usize>> {
-    let grid = Grid::new(loader, vec![axis.clone()])?;
-    (0..grid.points.len())
-        .map(|i| {
-            let mut point = loader.clone();
-            for (key, value) in grid.keys().iter().zip(&grid.points[i].values) {
-                point.set(&format!("{key}={value}"))?;
-            }
-            runs.want(point)
-        })
-        .collect()
-}
-
-fn plan(claims: &Claims, wanted: &Wanted, claim: &Claim, runs: &mut Runs) -> Result<Plan> {
-    let in_claim = |why: String| Error::user(format!("claim {}: {why}", claim.name));
-    if !claim.scales.is_empty() {
-        let mut sweeps = Vec::new();
-        for s in &claim.scales {
-            let axis = one_axis(&s.axis)?;
-            let loader = loader(claims, wanted, &s.scenario, &s.set)?;
-            let runs = along(&loader, &axis, runs)?;
-            sweeps.push((axis, runs));
-        }
-        return Ok(Plan::Sweeps(sweeps));
-    }
-    let Some(scenario) = &claim.scenario else {
-        return Ok(Plan::Nothing);
-    };
-    let mut figure_with = |set: &[String]| -> Result<Plan> {
-        let loader = loader(claims, wanted, scenario, set)?;
-        match (&claim.axis, &claim.condition) {
-            (Some(axis), Some(condition)) => {
-                let axis = one_axis(axis)?;
-                let condition = condition.parse().map_err(in_claim)?;
-                let runs = along(&loader, &axis, runs)?;
-                Ok(Plan::Best(axis, runs, condition))
-            }
-            _ => Ok(Plan::One(runs.want(loader)?)),
-        }
-    };
-    let plain = figure_with(&[])?;
-    if claim.beside.is_empty() {
-        return Ok(plain);
-    }
-    let beside = claim
-        .beside
-        .iter()
-        .map(|set| -> Result<(String, Plan)> {
-            Ok((set.clone(), figure_with(std::slice::from_ref(set))?))
-        })
-        .collect::<Result<_>>()?;
-    Ok(Plan::Beside(Box::new(plain), beside))
-}
-
-/// The point of a sweep with the most of the claim's figure, among those that meet its condition.
-fn best(claim: &Claim, points: &[usize], condition: &Condition, runs: &Runs) -> Option<usize> {
-    let best = sweep::Best {
-        key: claim.figure.clone()?,
-        smallest: false,
-    };
-    let met = points
-        .iter()
-        .enumerate()
-        .map(|(i, &run)| (i, &runs.reports[run]))
-        .filter(|(_, report)| !report.is_null() && condition.holds(report));
-    best.of(met)
-}
-
-/// What is set besides the scenario of a claim to get to its point.
-fn settled(claim: &Claim, plan: &Plan, runs: &Runs) -> Vec<String> {
-    match plan {
-        Plan::Best(axis, points, condition) => best(claim, points, condition, runs)
-            .map(|i| {
-                let set = |key| format!("{key}={}", axis.values[i]);
-                axis.keys.iter().map(set).collect()
-            })
-            .unwrap_or_default(),
-        Plan::Beside(plain, _) => settled(claim, plain, runs),
-        _ => Vec::new(),
-    }
-}
-
-/// A claim's figure as its plan has it: of the run, or of the best point of the sweep.
-fn settled_figure(claim: &Claim, plan: &Plan, runs: &Runs) -> Option<f64> {
-    let run = match plan {
-        Plan::One(run) => *run,
-        Plan::Best(_, points, condition) => points[best(claim, points, condition, runs)?],
-        _ => return None,
-    };
-    runs.figure(run, claim.figure.as_deref()?).ok()
-}
-
-fn judge(claims: &Claims, claim: &Claim, plan: &Plan, runs: &Runs) -> Row {
+fn judge(claims: &Claims, wanted: &Wanted, claim: &Claim, plan: &Plan, runs: &Runs) -> Row {
     let mut row = Row {
         claim: claim.name.clone(),
         says: claim.says.clone(),
@@ -333,13 +183,13 @@ fn judge(claims: &Claims, claim: &Claim, plan: &Plan, runs: &Runs) -> Row {
         beside: Vec::new(),
         scenario: claim.scenario.as_ref().map(|s| claims.place(s)),
         commands: Vec::new(),
-        turned_by: None,
+        turned: None,
     };
     let place = row.scenario.clone().unwrap_or_default();
     match plan {
         Plan::Nothing => {}
         Plan::Beside(plain, beside) => {
-            row = judge(claims, claim, plain, runs);
+            row = judge(claims, wanted, claim, plain, runs);
             row.beside = beside
                 .iter()
                 .map(|(set, plan)| {
@@ -353,7 +203,8 @@ fn judge(claims: &Claims, claim: &Claim, plan: &Plan, runs: &Runs) -> Row {
                 .collect();
         }
         Plan::One(run) => {
-            row.commands.push(format!("supernode run {place}"));
+            let sets = shown_sets(wanted, &[], &[]);
+            row.commands.push(format!("supernode run {place}{sets}"));
             if claim.exactly.is_empty() {
                 let figure = claim.figure.as_deref().unwrap_or_default();
                 figure_of(&mut row, runs.figure(*run, figure));
@@ -364,8 +215,9 @@ fn judge(claims: &Claims, claim: &Claim, plan: &Plan, runs: &Runs) -> Row {
         Plan::Best(axis, points, condition) => {
             let figure = claim.figure.as_deref().unwrap_or_default();
             let set = claim.axis.as_deref().unwrap_or_default();
+            let sets = shown_sets(wanted, &[], &axis.keys);
             row.commands.push(format!(
-                "supernode sweep {place} --set '{set}' --best {figure} --where '{condition}'"
+                "supernode sweep {place}{sets} --set '{set}' --best {figure} --where '{condition}'"
             ));
             match best(claim, points, condition, runs) {
                 Some(i) => {
@@ -394,8 +246,8 @@ fn judge(claims: &Claims, claim: &Claim, plan: &Plan, runs: &Runs) -> Row {
             }
         }
         Plan::Sweeps(sweeps) => {
-            for s in &claim.scales {
-                let sets: String = s.set.iter().map(|s| format!(" --set {s}")).collect();
+            for (s, (axis, _)) in claim.scales.iter().zip(sweeps) {
+                let sets = shown_sets(wanted, &s.set, &axis.keys);
                 let shown: Vec<&str> = s
                     .same
                     .iter()
@@ -413,6 +265,17 @@ fn judge(claims: &Claims, claim: &Claim, plan: &Plan, runs: &Runs) -> Row {
         }
     }
     row
+}
+
+/// What is set in a command that shows a claim: what is set in all, but for keys that the claim sets itself or varies.
+fn shown_sets(wanted: &Wanted, own: &[String], varied: &[String]) -> String {
+    let key = |set: &str| set.split('=').next().unwrap_or_default().trim().to_string();
+    let taken: Vec<String> = own.iter().map(|s| key(s)).collect();
+    let common = wanted.set.iter().filter(|s| {
+        let key = key(s);
+        !taken.contains(&key) && !varied.contains(&key)
+    });
+    common.chain(own).map(|s| format!(" --set {s}")).collect()
 }
 
 /// Judges a claim by one figure.
@@ -526,25 +389,4 @@ fn moved_most(
         most = most.max((x / first - 1.0).abs());
     }
     Ok(most)
-}
-
-/// Assumed figures whose move by a fifth turns the verdict. A time moves against a throughput.
-fn turned_by(row: &Row, claim: &Claim, examined: &[Examination]) -> Option<Vec<String>> {
-    let came_out = row.came_out?;
-    let scenario = row.scenario.as_deref()?;
-    let e = examined.iter().find(|e| e.scenario == scenario)?;
-    let time = claim
-        .figure
-        .as_ref()
-        .is_some_and(|f| f.split('.').next().is_some_and(|s| s.ends_with("_ms")));
-    let turns = |by: f64| {
-        let factor = if time { 1.0 / (1.0 + by) } else { 1.0 + by };
-        verdict(row, came_out * factor) != row.verdict
-    };
-    let turning = e
-        .moves
-        .iter()
-        .filter(|m| m.less.is_some_and(turns) || m.more.is_some_and(turns))
-        .map(|m| m.key.clone());
-    Some(turning.collect())
 }

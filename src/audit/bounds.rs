@@ -9,7 +9,8 @@ use supernode_actors::launch::Flow;
 
 use super::claims::{Claims, Examined};
 use super::levers::{Lever, Where, levers, moved, resource_of};
-use super::{Wanted, loader, reports, stopped};
+use super::plans::loader;
+use super::{Wanted, reports, stopped};
 use crate::error::{Error, Result};
 use crate::scenario::Loader;
 use crate::sweep::{Done, Job, Outcome, figure, run_all};
@@ -48,6 +49,8 @@ pub struct Bound {
 /// An assumed figure, and by how much the examined figure moves when it is a fifth smaller or larger.
 #[derive(Clone, Debug, Serialize)]
 pub struct Move {
+    #[serde(skip)]
+    lever: Lever,
     pub key: String,
     pub value: f64,
     /// The values it was moved to.
@@ -60,6 +63,13 @@ pub struct Move {
 }
 
 impl Move {
+    /// The values it was moved to, and by how much the examined figure then moves.
+    pub fn ways(&self) -> impl Iterator<Item = (&Lever, f64, f64)> {
+        let by = [self.less, self.more];
+        let ways = self.tried.into_iter().zip(by);
+        ways.filter_map(|(value, by)| Some((&self.lever, value, by?)))
+    }
+
     pub fn most(&self) -> f64 {
         [self.less, self.more]
             .into_iter()
@@ -118,7 +128,7 @@ pub fn examine(
                 Some(moved(
                     &plan.loader,
                     &[(lever, smaller)],
-                    plan.examined.until_s,
+                    Some(plan.examined.until_s),
                 )?)
             } else {
                 None
@@ -182,7 +192,7 @@ fn plan<'a>(
     jobs: &mut Vec<Job>,
 ) -> Result<Plan<'a>> {
     let mut want = |changes: &[(&Lever, f64)]| -> Result<usize> {
-        jobs.push(moved(&base, changes, examined.until_s)?);
+        jobs.push(moved(&base, changes, Some(examined.until_s))?);
         Ok(jobs.len() - 1)
     };
     let at_peak: Vec<(&Lever, f64)> = levers
@@ -250,10 +260,8 @@ fn found(
         };
         let less = less.next().flatten();
         moves.push(Move {
-            key: match lever.at {
-                Where::Operators => format!("operators.{}", lever.key),
-                Where::Machine => format!("machine {}", lever.key),
-            },
+            lever: (*lever).clone(),
+            key: lever.name(),
             value: lever.value,
             tried: [lever.times(1.0 - BY), lever.times(1.0 + BY)],
             less: less.and_then(|run| by(second, run)),

@@ -99,6 +99,14 @@ impl Lever {
         }
     }
 
+    /// Its file and key, as a reader is told; with a figure of operators, what `--set` takes.
+    pub fn name(&self) -> String {
+        match self.at {
+            Where::Operators => format!("operators.{}", self.key),
+            Where::Machine => format!("machine {}", self.key),
+        }
+    }
+
     /// A share of a peak.
     pub fn is_share(&self) -> bool {
         self.key.ends_with("_efficiency")
@@ -135,8 +143,8 @@ pub fn resource_of<'a>(resources: &'a [Resource], lever: &Lever) -> Option<&'a s
         .map(|r| r.name.as_str())
 }
 
-/// The scenario of `base` with some figures changed, stopped after `until_s`.
-pub fn moved(base: &Loader, changes: &[(&Lever, f64)], until_s: f64) -> Result<Job> {
+/// The scenario of `base` with some figures changed, stopped after `until_s`, if at all.
+pub fn moved(base: &Loader, changes: &[(&Lever, f64)], until_s: Option<f64>) -> Result<Job> {
     let mut loader = base.clone();
     let mut machine = Table::new();
     for (lever, value) in changes {
@@ -170,7 +178,7 @@ pub fn moved(base: &Loader, changes: &[(&Lever, f64)], until_s: f64) -> Result<J
     };
     Ok(Job {
         machine,
-        until_s: Some(until_s),
+        until_s,
         ..Job::from(scenario)
     })
 }
@@ -227,7 +235,7 @@ mod tests {
             }
             for factor in [0.8, 1.2] {
                 let value = lever.times(factor);
-                let job = moved(&base, &[(&lever, value)], 1.0).unwrap();
+                let job = moved(&base, &[(&lever, value)], None).unwrap();
                 let scenario = job.scenario.unwrap();
                 crate::run::calibration(&scenario.operators)
                     .unwrap_or_else(|e| panic!("{} = {value}: {e}", lever.key));

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Audit, Examination, Row, Verdict};
+use super::{Audit, Examination, Row, Trial, Turned, Verdict};
 use crate::report::{grid_with_text, number, percent};
 
 /// Assumed figures listed for each run, and the move below which they are not.
@@ -69,16 +69,37 @@ fn behind(t: &mut String, row: &Row) {
             .map_or(String::new(), |d| format!(" ({})", signed(d)));
         let _ = writeln!(t, "  with {}: {came_out}{difference}", b.set);
     }
-    if let Some(keys) = &row.turned_by {
-        let text = match keys.as_slice() {
-            [] => "not turned by a fifth more or less of any assumed figure".into(),
-            keys => format!("turned by a fifth more or less of: {}", keys.join(", ")),
-        };
-        let _ = writeln!(t, "  {text}");
+    if let Some(turned) = &row.turned {
+        turned_by(t, turned);
     }
     for command in &row.commands {
         let _ = writeln!(t, "  $ {command}");
     }
+}
+
+/// Says what turns a claim, and which of what does not was run to find out.
+fn turned_by(t: &mut String, turned: &Turned) {
+    let list = |trials: &[Trial]| {
+        let said = trials.iter().map(|trial| {
+            let came_out = trial.came_out.map_or("nothing".into(), number);
+            format!("{} = {} ({came_out})", trial.key, number(trial.value))
+        });
+        said.collect::<Vec<_>>().join(", ")
+    };
+    let moves = "a fifth more or less of";
+    let _ = match turned.by.as_slice() {
+        [] => writeln!(t, "  not turned by {moves} any assumed figure"),
+        by => writeln!(t, "  turned by {moves}: {}", list(by)),
+    };
+    let rest = "what moves the examined figure too little to be tried";
+    let _ = match turned.not_by.as_slice() {
+        [] => writeln!(t, "  not tried: {rest}"),
+        not_by => writeln!(
+            t,
+            "  tried, and does not: {}; not tried: {rest}",
+            list(not_by)
+        ),
+    };
 }
 
 fn examined(t: &mut String, e: &Examination) {

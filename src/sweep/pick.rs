@@ -190,9 +190,12 @@ pub struct Condition {
 impl Condition {
     /// Whether a report meets it; one without the figure does not.
     pub fn holds(&self, report: &Value) -> bool {
-        let Some(x) = figure(report, &self.key).and_then(Value::as_f64) else {
-            return false;
-        };
+        let x = figure(report, &self.key).and_then(Value::as_f64);
+        x.is_some_and(|x| self.met_by(x))
+    }
+
+    /// Whether a value of its figure meets it.
+    pub fn met_by(&self, x: f64) -> bool {
         match self.relation {
             Relation::Less => x < self.number,
             Relation::LessOrEqual => x <= self.number,
