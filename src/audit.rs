@@ -267,15 +267,21 @@ fn judge(claims: &Claims, wanted: &Wanted, claim: &Claim, plan: &Plan, runs: &Ru
     row
 }
 
-/// What is set in a command that shows a claim: what is set in all, but for keys that the claim sets itself or varies.
-fn shown_sets(wanted: &Wanted, own: &[String], varied: &[String]) -> String {
+/// What is set in a run of a claim: what is set in all, but for keys that the claim sets itself or varies.
+fn set_in(wanted: &Wanted, own: &[String], varied: &[String]) -> Vec<String> {
     let key = |set: &str| set.split('=').next().unwrap_or_default().trim().to_string();
     let taken: Vec<String> = own.iter().map(|s| key(s)).collect();
     let common = wanted.set.iter().filter(|s| {
         let key = key(s);
         !taken.contains(&key) && !varied.contains(&key)
     });
-    common.chain(own).map(|s| format!(" --set {s}")).collect()
+    common.chain(own).cloned().collect()
+}
+
+/// The same as options of a command.
+fn shown_sets(wanted: &Wanted, own: &[String], varied: &[String]) -> String {
+    let set = set_in(wanted, own, varied);
+    set.iter().map(|s| format!(" --set {s}")).collect()
 }
 
 /// Judges a claim by one figure.

@@ -75,13 +75,7 @@ impl Grid {
     pub fn jobs(&self) -> Vec<Job> {
         self.points
             .iter()
-            .map(|p| Job {
-                scenario: p.scenario.clone(),
-                machine: None,
-                until_s: None,
-                plans: Vec::new(),
-                lines: Vec::new(),
-            })
+            .map(|p| Job::of(p.scenario.clone()))
             .collect()
     }
 }
@@ -100,15 +94,26 @@ pub struct Job {
     pub lines: Vec<String>,
 }
 
-impl From<Scenario> for Job {
-    fn from(scenario: Scenario) -> Self {
+impl Job {
+    fn of(scenario: std::result::Result<Scenario, String>) -> Self {
         Self {
-            scenario: Ok(scenario),
+            scenario,
             machine: None,
             until_s: None,
             plans: Vec::new(),
             lines: Vec::new(),
         }
+    }
+
+    /// One that cannot be run, as there is no such scenario.
+    pub fn refused(why: Error) -> Self {
+        Self::of(Err(why.to_string()))
+    }
+}
+
+impl From<Scenario> for Job {
+    fn from(scenario: Scenario) -> Self {
+        Self::of(Ok(scenario))
     }
 }
 

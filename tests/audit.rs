@@ -186,7 +186,13 @@ fn an_examined_claim_says_what_bounds_it_and_what_would_turn_it() {
     assert!(!operator_us["why_assumed"].as_str().unwrap().is_empty());
     // Every assumed figure is there, those that move nothing too.
     assert!(moves.len() > 20, "{}", moves.len());
-    assert_eq!(moves.last().unwrap()["less"], Value::Null);
+    let last = moves.last().unwrap();
+    assert_eq!(
+        (last["less"].as_f64(), last["more"].as_f64()),
+        (Some(0.0), Some(0.0))
+    );
+    let none = examined["not_moved"].as_array().unwrap();
+    assert!(none.is_empty(), "{none:?}");
 }
 
 /// What a claim comes out as with an assumed figure moved, if that turns it.
@@ -234,6 +240,52 @@ fn what_turns_a_claim_of_a_best_point_is_found_by_running_it() {
         .unwrap();
     let by = row(&audit, "within")["turned"]["by"].as_array().unwrap();
     assert!(not_by.len() + by.len() < 20, "{by:?} {not_by:?}");
+}
+
+/// What the throughput of the small scenario does with one assumed figure a fifth smaller and larger.
+fn moves_of(audit: &Value, key: &str) -> (f64, f64) {
+    let moves = audit["examined"][0]["moves"].as_array().unwrap();
+    let found = moves.iter().find(|m| m["key"] == key).unwrap();
+    let by = |way: &str| found[way].as_f64().unwrap();
+    (by("less"), by("more"))
+}
+
+/// How skewed expert load is was assumed too, and is moved from what it is in the scenario. So is what more of does
+/// nothing: a third of the cores with 3.2 times their even share pull all that memory gives, with 2.6 times they do not.
+#[test]
+fn skew_and_what_is_capped_are_moved_both_ways() {
+    let (_dir, path) = audited(throughput());
+    let mut args = vec!["throughput", "--file", &path];
+    for set in [
+        "experts.balance=eplb",
+        "experts.skew=0.5",
+        "experts.drift_s=0.5",
+        "decode.microbatch=true",
+        "operators.streams.core_pull=3.2",
+    ] {
+        args.extend(["--set", set]);
+    }
+    let out = command()
+        .args(["audit"])
+        .args(&args)
+        .args(["--json", "-"])
+        .output()
+        .unwrap();
+    let audit: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let moves = audit["examined"][0]["moves"].as_array().unwrap();
+    let skew = moves.iter().find(|m| m["key"] == "experts.skew").unwrap();
+    assert_eq!(skew["value"], 0.5, "{skew:#}");
+    assert!(skew["why_assumed"].as_str().unwrap().contains("mean"));
+    let (less, more) = moves_of(&audit, "experts.skew");
+    assert!(less.abs() > 1e-4 && more.abs() > 1e-4, "{less} {more}");
+    let (less, more) = moves_of(&audit, "operators.streams.core_pull");
+    assert!(less < -1e-3 && more == 0.0, "{less} {more}");
+    // What matters and cannot be moved is named.
+    let fixed = audit["examined"][0]["not_moved"].as_array().unwrap();
+    assert!(
+        fixed.contains(&"expert load drift.correlation".into()),
+        "{fixed:?}"
+    );
 }
 
 /// What a claim sets itself, or stands beside it, is what its figures are of, whatever else is set in all runs.

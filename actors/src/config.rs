@@ -284,8 +284,9 @@ section! {
         packet_bytes: u32 = 4096,
         /// Nothing heard for so long: the other is asked whether it is there (assumed: 25 steps of decode would be missed by a second; 250 ms are several steps, and above the slowest healthy one).
         step_late_ms: f64 = 250.0,
-        /// Whether it is there is asked so often, and so long waited for each answer (assumed: a control message takes 4 us there and back; a busy host may take a millisecond).
+        /// Whether it is there is asked so often (assumed: one question or answer may be lost, and one be late).
         ping_tries: u32 = 3,
+        /// Each answer to that is waited for so long (assumed: a control message takes 4 us there and back; a busy host may take a millisecond).
         ping_ms: f64 = 2.0,
         /// Each die and CPU sends its neighbour a beat so often, in runs with faults (assumed: an idle part is missed about as soon as a busy one, by `step_late_ms`; 960 parts say 19,200 small messages a second so, 20 each).
         beat_ms: f64 = 100.0,

@@ -8,9 +8,9 @@ use serde_json::Value;
 use supernode_actors::launch::Flow;
 
 use super::claims::{Claims, Examined};
-use super::levers::{Lever, Where, levers, moved, resource_of};
+use super::levers::{Lever, Where, fixed_in, levers, levers_in, moved, resource_of};
 use super::plans::loader;
-use super::{Wanted, reports, stopped};
+use super::{Wanted, reports, set_in, stopped};
 use crate::error::{Error, Result};
 use crate::scenario::Loader;
 use crate::sweep::{Done, Job, Outcome, figure, run_all};
@@ -24,7 +24,7 @@ const NO_TIME: f64 = 1e-3;
 #[derive(Clone, Debug, Serialize)]
 pub struct Examination {
     pub scenario: String,
-    /// Set besides the scenario.
+    /// Set over the scenario.
     pub set: Vec<String>,
     pub figure: String,
     /// Over the first `until_s` of virtual time, as are all values here.
@@ -37,6 +37,8 @@ pub struct Examination {
     pub bounds: Vec<Bound>,
     /// Assumed figures, those that move it most first.
     pub moves: Vec<Move>,
+    /// Assumed figures that may matter here and were not moved, as no scenario can set them.
+    pub not_moved: Vec<String>,
 }
 
 /// The share of the time that a resource bounds.
@@ -55,7 +57,7 @@ pub struct Move {
     pub value: f64,
     /// The values it was moved to.
     pub tried: [f64; 2],
-    /// Null where more of it moves so little that less was not tried.
+    /// Null where the scenario cannot be run with less of it.
     pub less: Option<f64>,
     /// Null where the scenario cannot be run with more of it.
     pub more: Option<f64>,
@@ -78,7 +80,7 @@ impl Move {
     }
 }
 
-/// The runs of one examination, as places in the list of all.
+/// One examination: its scenario, and its runs as places in the list of all that are not of moved figures.
 struct Plan<'a> {
     examined: &'a Examined,
     set: Vec<String>,
@@ -86,12 +88,13 @@ struct Plan<'a> {
     base: usize,
     limit: usize,
     resources: Vec<(&'a str, usize)>,
-    /// With each of them a fifth larger.
-    assumed: Vec<(&'a Lever, usize)>,
+    /// Assumed figures that can be moved, as they are in this scenario.
+    assumed: Vec<Lever>,
+    not_moved: Vec<String>,
 }
 
-/// A figure that moves what is examined by less than this when it is larger is not made smaller as well.
-const MOVES: f64 = 1e-3;
+/// The examined figure of each plan with each of its assumed figures moved; `None` where it cannot be run so.
+type Found = Vec<Vec<Option<f64>>>;
 
 /// Examines every scenario that a claim uses and the file of claims says how to; `None` if it was stopped.
 pub fn examine(
@@ -107,7 +110,8 @@ pub fn examine(
         if let Some(set) = picked.get(examined.scenario.as_str()) {
             let set = [&set[..], &examined.set].concat();
             let base = loader(claims, wanted, &examined.scenario, &set)?;
-            plans.push(plan(claims, examined, &set, base, &levers, &mut jobs)?);
+            let set = set_in(wanted, &set, &[]);
+            plans.push(plan(claims, examined, set, base, &levers, &mut jobs)?);
         }
     }
     let outcomes = run_all(&jobs, wanted.workers, observe);
@@ -115,41 +119,84 @@ pub fn examine(
         return Ok(None);
     }
     let first = Values::new(&outcomes)?;
-    // The other way, where it matters.
-    let mut less = Vec::new();
-    for plan in &plans {
-        let base = first.of(plan.base, plan)?;
-        for (lever, run) in &plan.assumed {
-            let moves = first
-                .of(*run, plan)
-                .map_or(true, |x| (x / base - 1.0).abs() >= MOVES);
-            let smaller = lever.times(1.0 - BY);
-            less.push(if moves {
-                Some(moved(
-                    &plan.loader,
-                    &[(lever, smaller)],
-                    Some(plan.examined.until_s),
-                )?)
-            } else {
-                None
-            });
-        }
-    }
-    let jobs: Vec<Job> = less.iter().flatten().cloned().collect();
-    let outcomes = run_all(&jobs, wanted.workers, observe);
-    if stopped(&outcomes) {
-        return Ok(None);
-    }
-    let second = Values::new(&outcomes)?;
-    let mut runs = 0..jobs.len();
-    let mut less = less
+    let bases = plans
         .iter()
-        .map(|job| job.as_ref().and_then(|_| runs.next()));
+        .map(|p| first.of(p.base, p))
+        .collect::<Result<Vec<f64>>>()?;
+    let groups = grouped(&plans, |at, lever| plans[at].assumed[lever].often_idle());
+    let Some(more) = move_all(&plans, &bases, 1.0 + BY, groups, wanted, observe)? else {
+        return Ok(None);
+    };
+    // What does nothing when there is more of it mostly does nothing when there is less: but what is capped may.
+    let idle = |plan: usize, lever: usize| more[plan][lever] == Some(bases[plan]);
+    let groups = grouped(&plans, idle);
+    let Some(less) = move_all(&plans, &bases, 1.0 - BY, groups, wanted, observe)? else {
+        return Ok(None);
+    };
     plans
         .iter()
-        .map(|plan| found(claims, plan, &first, &second, &mut less))
+        .zip(more.iter().zip(&less))
+        .map(|(plan, (more, less))| found(claims, plan, &first, more, less))
         .collect::<Result<_>>()
         .map(Some)
+}
+
+/// The assumed figures of all plans, by plan: those that are likely to do nothing in one group, each other by itself.
+fn grouped(plans: &[Plan], idle: impl Fn(usize, usize) -> bool) -> Vec<(usize, Vec<usize>)> {
+    let mut groups = Vec::new();
+    for (at, plan) in plans.iter().enumerate() {
+        let all = 0..plan.assumed.len();
+        let (together, alone): (Vec<_>, Vec<_>) = all.partition(|&lever| idle(at, lever));
+        groups.extend(alone.into_iter().map(|lever| (at, vec![lever])));
+        if !together.is_empty() {
+            groups.push((at, together));
+        }
+    }
+    groups
+}
+
+/// Moves all assumed figures by a factor. Those of a group are moved in one run: where that changes nothing at all, to
+/// the last digit, none of them does anything; else each half of the group is tried.
+fn move_all(
+    plans: &[Plan],
+    bases: &[f64],
+    factor: f64,
+    mut groups: Vec<(usize, Vec<usize>)>,
+    wanted: &Wanted,
+    observe: &mut dyn FnMut(&Done) -> Flow,
+) -> Result<Option<Found>> {
+    let mut found: Found = plans.iter().map(|p| vec![None; p.assumed.len()]).collect();
+    while !groups.is_empty() {
+        let jobs: Vec<Job> = groups
+            .iter()
+            .map(|(at, group)| {
+                let plan = &plans[*at];
+                let lever = |i: &usize| (&plan.assumed[*i], plan.assumed[*i].times(factor));
+                let changes: Vec<(&Lever, f64)> = group.iter().map(lever).collect();
+                moved(&plan.loader, &changes, Some(plan.examined.until_s))
+                    .unwrap_or_else(Job::refused)
+            })
+            .collect();
+        let outcomes = run_all(&jobs, wanted.workers, observe);
+        if stopped(&outcomes) {
+            return Ok(None);
+        }
+        let values = Values::new(&outcomes)?;
+        let mut next = Vec::new();
+        for (run, (at, group)) in groups.into_iter().enumerate() {
+            let value = values.of(run, &plans[at]).ok();
+            if value == Some(bases[at]) || group.len() == 1 {
+                for lever in group {
+                    found[at][lever] = value;
+                }
+            } else {
+                let (a, b) = group.split_at(group.len() / 2);
+                next.extend([(at, a.to_vec()), (at, b.to_vec())]);
+            }
+        }
+        groups = next;
+    }
+    Ok(Some(found))
 }
 
 /// What came out of one round of runs.
@@ -186,11 +233,13 @@ impl<'a> Values<'a> {
 fn plan<'a>(
     claims: &'a Claims,
     examined: &'a Examined,
-    set: &[String],
+    set: Vec<String>,
     base: Loader,
-    levers: &'a [Lever],
+    levers: &[Lever],
     jobs: &mut Vec<Job>,
 ) -> Result<Plan<'a>> {
+    let scenario = base.clone().load()?;
+    let levers = levers_in(&scenario, levers)?;
     let mut want = |changes: &[(&Lever, f64)]| -> Result<usize> {
         jobs.push(moved(&base, changes, Some(examined.until_s))?);
         Ok(jobs.len() - 1)
@@ -218,29 +267,26 @@ fn plan<'a>(
             resources.push((resource.name.as_str(), want(&faster)?));
         }
     }
-    let mut assumed = Vec::new();
-    for lever in levers.iter().filter(|l| l.assumed.is_some()) {
-        assumed.push((lever, want(&[(lever, lever.times(1.0 + BY))])?));
-    }
     let (alone, limit) = (want(&[])?, want(&at_peak)?);
     Ok(Plan {
         examined,
-        set: set.to_vec(),
+        set,
         loader: base,
         base: alone,
         limit,
         resources,
-        assumed,
+        not_moved: fixed_in(&scenario, &levers)?,
+        assumed: levers.into_iter().filter(Lever::can_be_tried).collect(),
     })
 }
 
-/// `less` gives, for each assumed figure in turn, the run of `second` in which it is smaller.
+/// `more` and `less` have the examined figure with more and less of each assumed figure in turn.
 fn found(
     claims: &Claims,
     plan: &Plan,
     first: &Values,
-    second: &Values,
-    less: &mut dyn Iterator<Item = Option<usize>>,
+    more: &[Option<f64>],
+    less: &[Option<f64>],
 ) -> Result<Examination> {
     let value = first.of(plan.base, plan)?;
     let limit = first.of(plan.limit, plan)?;
@@ -253,19 +299,15 @@ fn found(
     }
     bounds.sort_by(|a, b| b.share.total_cmp(&a.share));
     let mut moves = Vec::new();
-    for (lever, more) in &plan.assumed {
-        let by = |values: &Values, run: usize| {
-            let x = values.of(run, plan).ok()?;
-            Some(x / value - 1.0)
-        };
-        let less = less.next().flatten();
+    let by = |x: Option<f64>| Some(x? / value - 1.0);
+    for (i, lever) in plan.assumed.iter().enumerate() {
         moves.push(Move {
-            lever: (*lever).clone(),
+            lever: lever.clone(),
             key: lever.name(),
             value: lever.value,
             tried: [lever.times(1.0 - BY), lever.times(1.0 + BY)],
-            less: less.and_then(|run| by(second, run)),
-            more: by(first, *more),
+            less: by(less[i]),
+            more: by(more[i]),
             why_assumed: lever.assumed.clone().unwrap_or_default(),
         });
     }
@@ -280,5 +322,6 @@ fn found(
         of_limit: value / limit,
         bounds,
         moves,
+        not_moved: plan.not_moved.clone(),
     })
 }

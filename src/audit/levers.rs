@@ -1,5 +1,5 @@
-//! Figures that can be moved to see what follows: those of operators and of the machine, which of them are assumed,
-//! and scenarios in which some of them are changed.
+//! Figures that can be moved to see what follows: those of operators, of the machine and of how experts are loaded, and
+//! defaults of scenarios; which of them are assumed; and scenarios in which some of them are changed.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use toml::{Table, Value};
 
 use super::claims::Resource;
 use crate::error::{Error, Result};
-use crate::scenario::Loader;
+use crate::run;
+use crate::scenario::{Loader, Scenario, known_keys};
 use crate::sweep::Job;
 
 /// Where a figure is.
@@ -17,6 +18,10 @@ use crate::sweep::Job;
 pub enum Where {
     Operators,
     Machine,
+    /// The file of expert load, with no key of a scenario.
+    Experts,
+    /// A key of scenarios.
+    Scenario,
 }
 
 /// One figure of the parts.
@@ -34,12 +39,94 @@ pub struct Lever {
 /// The machine whose file states all figures; others are built on it.
 const ROOT_MACHINE: &str = "cloudmatrix384";
 
-/// All figures of the built-in operator and machine files.
+/// How experts are loaded, and what rebalancing costs.
+const EXPERTS: &str = include_str!("../../actors/specs/experts.toml");
+
+/// Expert figures that no scenario can set, by the start of their keys, and the key that is above 0 where they matter.
+const FIXED: [(&str, &str); 2] = [
+    ("drift.", "experts.drift_s"),
+    ("rebalance.", "experts.eplb_interval_s"),
+];
+
+/// All figures of the built-in files of operators, machine and expert load, and the assumed defaults of scenarios.
 pub fn levers() -> Result<Vec<Lever>> {
     let machine = Machine::builtin_toml(ROOT_MACHINE).unwrap_or_default();
     let mut all = read(Where::Operators, Calibration::BUILTIN)?;
     all.extend(read(Where::Machine, machine)?);
+    all.extend(read(Where::Experts, EXPERTS)?.into_iter().map(|lever| {
+        let name = lever.key.rsplit('.').next().unwrap_or_default();
+        let key = format!("experts.{name}");
+        if known_keys().iter().any(|k| k.path == key) {
+            let at = Where::Scenario;
+            Lever { at, key, ..lever }
+        } else {
+            lever
+        }
+    }));
+    let defaults = table_of(&Scenario::default())?;
+    for key in known_keys() {
+        let Some(why) = &key.assumed else { continue };
+        if let Some((value, whole)) = number_at(&defaults, &key.path) {
+            all.push(Lever {
+                at: Where::Scenario,
+                key: key.path.clone(),
+                value,
+                whole,
+                assumed: Some(why.clone()),
+            });
+        }
+    }
     Ok(all)
+}
+
+/// The same with the values that they have in a scenario.
+pub fn levers_in(scenario: &Scenario, levers: &[Lever]) -> Result<Vec<Lever>> {
+    let operators = table_of(&run::calibration(&scenario.operators)?)?;
+    let keys = table_of(scenario)?;
+    let value = |lever: &Lever| {
+        let table = match lever.at {
+            Where::Operators => &operators,
+            Where::Scenario => &keys,
+            Where::Machine | Where::Experts => return lever.value,
+        };
+        number_at(table, &lever.key).map_or(lever.value, |(value, _)| value)
+    };
+    let in_scenario = |lever: &Lever| Lever {
+        value: value(lever),
+        ..lever.clone()
+    };
+    Ok(levers.iter().map(in_scenario).collect())
+}
+
+/// Assumed figures that matter in a scenario and cannot be moved, as no scenario can set them.
+pub fn fixed_in(scenario: &Scenario, levers: &[Lever]) -> Result<Vec<String>> {
+    let keys = table_of(scenario)?;
+    let matters = |lever: &&Lever| {
+        FIXED.iter().any(|(start, key)| {
+            lever.key.starts_with(start) && number_at(&keys, key).is_some_and(|(x, _)| x > 0.0)
+        })
+    };
+    let fixed = levers.iter().filter(|l| l.at == Where::Experts);
+    Ok(fixed.filter(matters).map(Lever::name).collect())
+}
+
+fn table_of(value: &impl serde::Serialize) -> Result<Table> {
+    Table::try_from(value).map_err(|e| Error::failed(e.to_string()))
+}
+
+/// The number at a dotted key, and whether it is a whole one.
+fn number_at(table: &Table, key: &str) -> Option<(f64, bool)> {
+    let (parents, last) = key.rsplit_once('.').unwrap_or(("", key));
+    let parents = parents.split('.').filter(|p| !p.is_empty());
+    let mut below = table;
+    for part in parents {
+        below = below.get(part)?.as_table()?;
+    }
+    match below.get(last)? {
+        Value::Integer(n) => Some((*n as f64, true)),
+        Value::Float(x) => Some((*x, false)),
+        _ => None,
+    }
 }
 
 /// Keys, values and the reasons of those marked `assumed` in the comment beside them.
@@ -63,17 +150,8 @@ fn read(at: Where, text: &str) -> Result<Vec<Lever>> {
         let assumed = comment
             .strip_prefix("assumed")
             .map(|why| why.trim_start_matches([':', ' ']).to_string());
-        let value = key
-            .split('.')
-            .try_fold(None, |t: Option<&Value>, part| match t {
-                None => table.get(part).map(Some),
-                Some(v) => v.get(part).map(Some),
-            })
-            .flatten();
-        let (value, whole) = match value {
-            Some(Value::Integer(n)) => (*n as f64, true),
-            Some(Value::Float(x)) => (*x, false),
-            _ => continue,
+        let Some((value, whole)) = number_at(&table, &key) else {
+            continue;
         };
         levers.push(Lever {
             at,
@@ -92,19 +170,37 @@ impl Lever {
         let value = self.value * factor;
         if self.is_share() {
             value.min(1.0)
-        } else if self.whole && self.at == Where::Operators {
-            value.round()
+        } else if self.whole && self.at != Where::Machine {
+            // A small count by one at least.
+            let by = (value - self.value).signum();
+            if value.round() == self.value {
+                self.value + by
+            } else {
+                value.round()
+            }
         } else {
             value
         }
     }
 
-    /// Its file and key, as a reader is told; with a figure of operators, what `--set` takes.
+    /// What a reader is told it is: the key that `--set` takes, where there is one.
     pub fn name(&self) -> String {
         match self.at {
             Where::Operators => format!("operators.{}", self.key),
             Where::Machine => format!("machine {}", self.key),
+            Where::Experts => format!("expert load {}", self.key),
+            Where::Scenario => self.key.clone(),
         }
+    }
+
+    /// It is assumed, and can be moved.
+    pub fn can_be_tried(&self) -> bool {
+        self.assumed.is_some() && self.at != Where::Experts
+    }
+
+    /// It mostly matters in other runs than those of claims: with faults, loads of weights, or transfers between pools.
+    pub fn often_idle(&self) -> bool {
+        self.at == Where::Machine || self.at == Where::Scenario && !self.key.starts_with("experts.")
     }
 
     /// A share of a peak.
@@ -137,6 +233,7 @@ pub fn resource_of<'a>(resources: &'a [Resource], lever: &Lever) -> Option<&'a s
             let globs = match lever.at {
                 Where::Operators => &r.operators,
                 Where::Machine => &r.machine,
+                Where::Experts | Where::Scenario => return false,
             };
             globs.iter().any(|g| lever.matches(g))
         })
@@ -151,10 +248,13 @@ pub fn moved(base: &Loader, changes: &[(&Lever, f64)], until_s: Option<f64>) -> 
         // Efficiencies and times alike are written as reals, and counts as whole numbers.
         let whole = lever.whole && value.fract() == 0.0;
         match lever.at {
-            Where::Operators if whole => {
-                loader.set(&format!("operators.{}={value:.0}", lever.key))?;
+            Where::Operators | Where::Scenario if whole => {
+                loader.set(&format!("{}={value:.0}", lever.name()))?;
             }
-            Where::Operators => loader.set(&format!("operators.{}={value:?}", lever.key))?,
+            Where::Operators | Where::Scenario => {
+                loader.set(&format!("{}={value:?}", lever.name()))?;
+            }
+            Where::Experts => {}
             Where::Machine => {
                 let value = if whole {
                     Value::Integer(*value as i64)
@@ -212,29 +312,63 @@ mod tests {
         assert!(us.assumed.as_ref().is_some_and(|why| why.len() > 10));
         assert!(find("rdma.latency_us").assumed.is_some());
         assert_eq!(find("ub.npu_npu_write.inter_gb_per_s").value, 135.0);
-        // None is missed: every line of the files that says so is here.
-        let said = |text: &str| {
-            text.lines()
-                .filter(|l| l.contains("# assumed") && !l.trim_start().starts_with('#'))
-                .count()
-        };
+        let skew = find("experts.skew");
+        assert_eq!((skew.at, skew.value), (Where::Scenario, 0.57));
+        assert!(skew.assumed.as_ref().unwrap().contains("geometric mean"));
+        assert_eq!(find("recovery.reply_ms").value, 20.0);
+        // None is missed: every place of the files that says so is here.
+        let said = |text: &str| text.matches("# assumed").count();
         let files = [
             Calibration::BUILTIN,
             Machine::builtin_toml(ROOT_MACHINE).unwrap(),
+            EXPERTS,
         ];
-        let marked: usize = files.map(said).iter().sum();
+        let config = include_str!("../../actors/src/config.rs");
+        let marked: usize =
+            files.map(said).iter().sum::<usize>() + config.matches("(assumed: ").count();
         assert_eq!(all.iter().filter(|l| l.assumed.is_some()).count(), marked);
+        // What cannot be moved is known to matter only where something is switched on that claims leave off.
+        for lever in all.iter().filter(|l| l.at == Where::Experts) {
+            let fixed = FIXED.iter().any(|(start, _)| lever.key.starts_with(start));
+            assert!(fixed || lever.assumed.is_none(), "{}", lever.key);
+        }
+        let mut scenario = Scenario::default();
+        assert!(fixed_in(&scenario, &all).unwrap().is_empty());
+        scenario.experts.eplb_interval_s = 1.0;
+        let fixed = fixed_in(&scenario, &all).unwrap();
+        assert!(
+            fixed.contains(&"expert load rebalance.plan_ms".to_string()),
+            "{fixed:?}"
+        );
+    }
+
+    #[test]
+    fn figures_are_those_of_the_scenario() {
+        let mut scenario = Scenario::default();
+        scenario.experts.skew = 0.3;
+        scenario.operators.overhead.operator_us = Some(4.0);
+        let all = levers_in(&scenario, &levers().unwrap()).unwrap();
+        let value = |key: &str| all.iter().find(|l| l.key == key).unwrap().value;
+        assert_eq!(
+            (value("experts.skew"), value("overhead.operator_us")),
+            (0.3, 4.0)
+        );
     }
 
     #[test]
     fn every_figure_can_be_moved_by_a_fifth_both_ways() {
         let base = Loader::new();
         for lever in levers().unwrap() {
-            if lever.assumed.is_none() {
+            if !lever.can_be_tried() {
                 continue;
             }
             for factor in [0.8, 1.2] {
                 let value = lever.times(factor);
+                assert!(
+                    (value - lever.value) * (factor - 1.0) > 0.0,
+                    "{}",
+                    lever.key
+                );
                 let job = moved(&base, &[(&lever, value)], None).unwrap();
                 let scenario = job.scenario.unwrap();
                 crate::run::calibration(&scenario.operators)

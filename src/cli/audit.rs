@@ -21,7 +21,7 @@ use crate::sweep::default_workers;
 
 Each claim says which scenario shows it: `supernode run` on that file shows the same figures alone.
 What bounds a figure is found by making one resource after the other 20% faster, and how firm it is
-by making each assumed figure 20% smaller and larger.
+by making each assumed figure 20% smaller and larger; claims that this could turn are run again.
 
 Exit codes: 0 every claim that is simulated holds, 1 one does not, 2 the input is wrong, 130 stopped
 by Ctrl-C.")]

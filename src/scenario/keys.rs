@@ -26,6 +26,8 @@ pub struct Key {
     pub table: bool,
     /// Takes a string, so that a bare word on the command line is one.
     pub string: bool,
+    /// Why its default is assumed, where its description says so.
+    pub assumed: Option<String>,
 }
 
 /// Every key that a scenario accepts, in the order of the schema.
@@ -60,10 +62,18 @@ fn walk(schema: &Value, prefix: &str, keys: &mut Vec<Key>) {
                 path: path.clone(),
                 table,
                 string,
+                assumed: sub["description"].as_str().and_then(assumed),
             });
             walk(sub, &path, keys);
         }
     }
+}
+
+/// The reason in a description that says "(assumed: reason)".
+fn assumed(description: &str) -> Option<String> {
+    let (_, why) = description.split_once("(assumed: ")?;
+    let (why, _) = why.split_once(')')?;
+    Some(why.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 /// A schema and the alternatives it offers.
@@ -171,6 +181,9 @@ mod tests {
         assert!(find("workload.file").unwrap().string);
         assert!(find("workload.kind").unwrap().string);
         assert!(!find("decode.mtp_acceptance").unwrap().string);
+        let why = find("recovery.client_ms").unwrap().assumed.as_deref();
+        assert_eq!(why, Some("one TCP retransmission time-out"));
+        assert_eq!(find("decode.mtp_acceptance").unwrap().assumed, None);
     }
 
     #[test]
