@@ -89,3 +89,32 @@ fn eight_bit_weights_are_faster_and_leave_room_for_kv() {
     // Five experts of 44 MB in 59 layers, and attention, once more.
     assert!(kv(&int8) > kv(&bf16) + 13e9, "{} {}", kv(&int8), kv(&bf16));
 }
+
+#[test]
+fn perfect_balance_is_what_no_plan_can_beat() {
+    // 16 and 64 dies of several experts each, with few tokens.
+    for (npus, drafts, redundant, shared) in [("8", "0", "0", "0"), ("32", "1", "32", "32")] {
+        let sets = [
+            format!("--set=decode.npus_per_instance={npus}"),
+            format!("--set=decode.mtp_tokens={drafts}"),
+            format!("--set=experts.redundant={redundant}"),
+            format!("--set=experts.shared_replicas={shared}"),
+        ];
+        let requests = format!("--requests={}", 2 * npus.parse::<u32>().unwrap());
+        let step_ms = |balance: &str| {
+            let balance = format!("--set=experts.balance={balance}");
+            let mut more: Vec<&str> = sets.iter().map(String::as_str).collect();
+            more.extend([
+                balance.as_str(),
+                &requests,
+                "--set=experts.skew=0",
+                "--set=fidelity.level=message",
+                "--set=workload.concurrency_per_npu=2",
+                "--set=workload.output_tokens=8",
+            ]);
+            f(&decode(&more), "/decode/step_ms")
+        };
+        let (perfect, eplb) = (step_ms("perfect"), step_ms("eplb"));
+        assert!(perfect < eplb, "EP of {npus} NPUs: {perfect} {eplb}");
+    }
+}

@@ -89,3 +89,28 @@ fn the_command_prints_the_table_and_its_json() {
     refused(&["ops", "--ep", "7"], &["--ep 7", "a multiple of 2"]);
     refused(&["ops", "--ep", "4096"], &["--ep 4096", "768 dies"]);
 }
+
+#[test]
+fn a_token_a_rank_leaves_no_die_of_any_group_to_wait_for() {
+    let text = stdout_of(&[
+        "ops",
+        "--json",
+        "--ep=8,16,32,64",
+        "--tokens=1",
+        "--set=machine=mini4",
+        "--set=decode.npus_per_instance=16",
+        "--set=decode.max_batch_per_npu=8",
+    ]);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let rows = json["operators"].as_array().unwrap().iter();
+    let combine = |r: &&serde_json::Value| r["name"].as_str().unwrap().starts_with("combine, EP");
+    let us: Vec<f64> = rows
+        .filter(combine)
+        .map(|r| r["modelled"].as_f64().unwrap())
+        .collect();
+    // With a flag more for each rank it takes a little longer.
+    assert_eq!(us.len(), 4);
+    for two in us.windows(2) {
+        assert!(two[0] < two[1] && two[1] < 1.1 * two[0], "{us:?}");
+    }
+}

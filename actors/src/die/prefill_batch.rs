@@ -16,7 +16,7 @@ use super::prefill::PrefillRank;
 use crate::compute::{PrefillLoad, PrefillTimes, Share};
 use crate::config::Balance;
 use crate::env::Env;
-use crate::experts::Dealer;
+use crate::experts::Hand;
 use crate::fabric::{PhaseOut, Sent};
 use crate::message::{BatchPart, BatchWork, Msg};
 use crate::time::{Ps, ps_from_s, ps_from_us};
@@ -333,15 +333,14 @@ impl PrefillRank {
             return;
         }
         if env.shared.serving.experts.balance == Balance::Perfect {
-            let n = plan.copies.len();
-            let units = u64::from(tokens) * u64::from(env.shared.model.top_k);
-            self.counts.clear();
-            self.counts.resize(n, 0);
-            let start = u64::from(self.rank) * (n as u64 / u64::from(self.ranks)).max(1) % n as u64;
-            Dealer::starting_at(start).deal(units, &mut self.counts);
-            for (slot, c) in plan.copies.iter().zip(&self.counts) {
-                self.by_slot[*slot as usize] += c;
-            }
+            let hand = Hand {
+                place: self.rank.into(),
+                ranks: self.ranks,
+                tokens,
+                top_k: env.shared.model.top_k,
+                first: layer.into(),
+            };
+            plan.deal(hand, &mut self.by_slot);
         } else {
             self.counts.clear();
             self.counts.resize(plan.experts(), 0);

@@ -1,6 +1,7 @@
 //! Experts: which die holds which copy (`Plan`), how tokens choose them (`Routing`), and EPLB.
 
 mod busiest;
+mod deal;
 mod drift;
 mod eplb;
 mod layers;
@@ -12,6 +13,7 @@ mod routing;
 mod tables;
 
 pub use busiest::{Busiest, unit_of};
+pub use deal::Hand;
 pub use drift::Drift;
 pub use eplb::{place, replicate};
 pub use layers::{ExpertLayers, ExpertSetup, of_layer, start_loads};
@@ -19,5 +21,5 @@ pub use messages::{ExpertMsg, ExpertState, NewPlan};
 pub use plan::{Plan, SlotUse};
 pub use popularity::{ExpertFigures, PopularityFigures, popularity};
 pub use repair::Room;
-pub use routing::{Dealer, Routing};
+pub use routing::Routing;
 pub use tables::{ExpertTables, Placement};

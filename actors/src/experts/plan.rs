@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::deal::in_turn;
 use super::{Placement, place, replicate};
 use crate::config::Balance;
 
@@ -27,6 +28,8 @@ pub struct Plan {
     first_copy: Vec<u16>,
     /// Experts that have more copies.
     copied: Vec<u16>,
+    /// Slots of `copies` in the order that perfect balance deals to.
+    pub(super) in_turn: Vec<u16>,
     /// Slots that hold the shared expert; empty: every rank computes it for its own tokens.
     pub shared: Vec<u16>,
     /// While ranks are missing: experts that a rank holds beside those of its slots, with the slot that their tokens go to, in
@@ -187,6 +190,7 @@ impl Plan {
                 .collect(),
             copied: copied.map(|(e, _)| e as u16).collect(),
             first,
+            in_turn: in_turn(&copies, slots_per_rank),
             copies,
             shared,
             beside: Vec::new(),

@@ -256,31 +256,6 @@ fn alias_table(share: &[f64]) -> Vec<(u32, u16)> {
     table
 }
 
-/// Deals tokens to experts in turn: the balance that no plan can beat.
-#[derive(Clone, Debug, Default)]
-pub struct Dealer {
-    next: u64,
-}
-
-impl Dealer {
-    pub fn starting_at(next: u64) -> Self {
-        Self { next }
-    }
-
-    /// Adds `units` to `counts` in turn, going on where the last call stopped.
-    pub fn deal(&mut self, units: u64, counts: &mut [u32]) {
-        let n = counts.len() as u64;
-        let each = (units / n) as u32;
-        if each > 0 {
-            counts.iter_mut().for_each(|c| *c += each);
-        }
-        for i in 0..units % n {
-            counts[((self.next + i) % n) as usize] += 1;
-        }
-        self.next = (self.next + units) % n;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -345,15 +320,5 @@ mod tests {
         let (min, max) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
         // 3,125 expected, standard deviation 55.
         assert!(*min > 2850 && *max < 3400, "{min} {max}");
-    }
-
-    #[test]
-    fn a_dealer_gives_everyone_the_same() {
-        let mut counts = vec![0; 10];
-        let mut d = Dealer::default();
-        for _ in 0..10 {
-            d.deal(7, &mut counts);
-        }
-        assert_eq!(counts, vec![7; 10]);
     }
 }

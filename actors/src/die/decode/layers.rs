@@ -9,7 +9,7 @@ use crate::compute::{DecodeTimes, MicrobatchLoad, Share};
 use crate::config::Balance;
 use crate::die::experts::RankExperts;
 use crate::env::Env;
-use crate::experts::{Dealer, Plan, Routing, SlotUse, of_layer, unit_of};
+use crate::experts::{Hand, Plan, Routing, SlotUse, of_layer, unit_of};
 use crate::fabric::{PhaseOut, Scratch, Sent};
 use crate::message::Msg;
 use crate::time::{Ps, ps_from_us};
@@ -223,7 +223,6 @@ impl DecodeRank {
         let (plan, routing) = plan_at(self.shrunk.as_deref(), &self.experts, layer);
         let perfect = env.shared.serving.experts.balance == Balance::Perfect;
         let slots = self.received.len();
-        let ranks = slots as u64 / u64::from(plan.slots_per_rank);
         by_slot.clear();
         by_slot.resize(slots, 0);
         counts.clear();
@@ -231,16 +230,15 @@ impl DecodeRank {
             return;
         }
         if perfect {
-            // Every slot of the group gets the same from all ranks together: each rank begins where its neighbour ended.
-            let units = u64::from(tokens) * u64::from(env.shared.model.top_k);
-            let n = plan.copies.len() as u64;
-            let start =
-                (u64::from(self.rank) * (n / ranks.max(1)).max(1) + u64::from(self.phase)) % n;
-            counts.resize(n as usize, 0);
-            Dealer::starting_at(start).deal(units, counts);
-            for (slot, c) in plan.copies.iter().zip(&*counts) {
-                by_slot[*slot as usize] += c;
-            }
+            let members = &self.watch.members;
+            let hand = Hand {
+                place: members.place(self.rank),
+                ranks: members.count().into(),
+                tokens,
+                top_k: env.shared.model.top_k,
+                first: self.phase.into(),
+            };
+            plan.deal(hand, by_slot);
         } else {
             counts.resize(plan.experts(), 0);
             routing.draw(tokens, env.ctx.rng(), counts);
