@@ -232,15 +232,24 @@ fn step_fidelity_says_what_message_fidelity_says_of_a_full_batch() {
 
 #[test]
 fn step_fidelity_says_what_message_fidelity_says_of_a_batch_that_comes_and_goes() {
-    assert_near(&[
-        "machine=mini4",
-        "prefill.instances=1",
-        "prefill.npus_per_instance=16",
-        "decode.npus_per_instance=16",
-        "workload.kind=open",
-        "workload.rate_per_s=40",
-        "workload.prompt_tokens=512",
-        "workload.output_tokens=50",
-        "workload.requests=150",
-    ]);
+    // Enough requests that the 99th percentile is not that of one or two of them, and other arrivals with each seed.
+    let seeded = |seed: &str| {
+        assert_near(&[
+            seed,
+            "machine=mini4",
+            "prefill.instances=1",
+            "prefill.npus_per_instance=16",
+            "decode.npus_per_instance=16",
+            "workload.kind=open",
+            "workload.rate_per_s=40",
+            "workload.prompt_tokens=512",
+            "workload.output_tokens=50",
+            "workload.requests=600",
+        ]);
+    };
+    std::thread::scope(|s| {
+        for seed in ["seed=1", "seed=2"] {
+            s.spawn(move || seeded(seed));
+        }
+    });
 }
