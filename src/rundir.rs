@@ -12,6 +12,7 @@
 
 mod actors;
 mod histograms;
+mod lines;
 mod requests;
 
 use std::fs::File;
@@ -225,6 +226,13 @@ impl RunDir {
         let path = self.dir.join("report.json");
         let text = std::fs::read_to_string(&path).map_err(|e| unreadable(&path, &e))?;
         serde_json::from_str(&text).map_err(|e| unreadable(&path, &e))
+    }
+
+    /// One of its TOML files.
+    pub fn toml(&self, name: &str) -> Result<toml::Table> {
+        let path = self.dir.join(name);
+        let text = std::fs::read_to_string(&path).map_err(|e| unreadable(&path, &e))?;
+        toml::from_str(&text).map_err(|e| unreadable(&path, &e))
     }
 
     fn rows<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Vec<T>> {

@@ -112,6 +112,36 @@ fn a_kept_run_tells_of_every_actor() {
     keep(&dir, "run", &[]);
 }
 
+/// Runs that differ in what they were asked for are compared all the same, and it is said in what they differ.
+#[test]
+fn a_diff_names_the_settings_that_differ() {
+    let dir = tempdir().unwrap();
+    let a = keep(&dir, "a", &[]);
+    let b = keep(
+        &dir,
+        "b",
+        &["--set", "machine=half", "--set", "workload.output_tokens=5"],
+    );
+    let said = stdout_of(&["trace", "diff", &a, &b]);
+    let lines: Vec<Vec<&str>> = said
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
+    assert!(
+        lines[0].starts_with(&["settings", "that", "differ"]),
+        "{said}"
+    );
+    for line in [
+        ["machine", "mini4", "half"],
+        ["workload.output_tokens", "4", "5"],
+        ["machine.counts.nodes", "4", "24"],
+    ] {
+        assert!(lines.contains(&line.to_vec()), "{line:?} is not in {said}");
+    }
+    let same = stdout_of(&["trace", "diff", &a, &a]);
+    assert!(!same.contains("settings that differ"), "{same}");
+}
+
 #[test]
 fn what_is_no_run_is_told_so() {
     let dir = tempdir().unwrap();

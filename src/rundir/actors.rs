@@ -7,8 +7,10 @@ use supernode_actors::figures::ActorFigures;
 use supernode_actors::trace::Stage;
 use supernode_topology::{ActorId, Machine, Part};
 
+use super::lines;
+
 /// One actor or direction of a link; or several that are alike, when `count` is above 1.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ActorRow {
     pub address: String,
     /// die, cpu, die_lane, cpu_lane, uplink, sio, rdma or vpc.
@@ -26,7 +28,7 @@ pub struct ActorRow {
 }
 
 /// A die's time in one stage, in message-level steps and batches.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StageRow {
     pub address: String,
     pub pool: String,
@@ -40,22 +42,19 @@ pub fn write(
     machine: &Machine,
     figures: &[ActorFigures],
 ) -> std::io::Result<()> {
-    let mut out = csv::Writer::from_writer(out);
-    for f in figures {
-        out.serialize(ActorRow {
-            address: address(machine, f),
-            kind: kind(machine, ActorId(f.first)).into(),
-            side: f.side.into(),
-            first: f.first,
-            count: f.count,
-            messages: f.messages,
-            bytes: f.bytes,
-            lost_bytes: f.lost_bytes,
-            busy_ps: f.busy_ps,
-            expert_tokens: f.expert_tokens,
-        })?;
-    }
-    out.flush()
+    let row = |f: &ActorFigures| ActorRow {
+        address: address(machine, f),
+        kind: kind(machine, ActorId(f.first)).into(),
+        side: f.side.into(),
+        first: f.first,
+        count: f.count,
+        messages: f.messages,
+        bytes: f.bytes,
+        lost_bytes: f.lost_bytes,
+        busy_ps: f.busy_ps,
+        expert_tokens: f.expert_tokens,
+    };
+    lines::write(out, figures.iter().map(row))
 }
 
 pub fn write_stages(
@@ -63,26 +62,23 @@ pub fn write_stages(
     machine: &Machine,
     figures: &[ActorFigures],
 ) -> std::io::Result<()> {
-    let mut out = csv::Writer::from_writer(out);
-    for f in figures {
-        for (stage, s) in Stage::ALL.into_iter().zip(&f.stages) {
-            if s.count > 0 {
-                out.serialize(StageRow {
-                    address: address(machine, f),
-                    pool: if stage.is_decode() {
-                        "decode"
-                    } else {
-                        "prefill"
-                    }
-                    .into(),
-                    stage: stage.name().into(),
-                    sum_ps: s.sum_ps,
-                    count: s.count,
-                })?;
+    let rows = figures.iter().flat_map(|f| {
+        let stages = Stage::ALL.into_iter().zip(&f.stages);
+        let some = stages.filter(|(_, s)| s.count > 0);
+        some.map(|(stage, s)| StageRow {
+            address: address(machine, f),
+            pool: if stage.is_decode() {
+                "decode"
+            } else {
+                "prefill"
             }
-        }
-    }
-    out.flush()
+            .into(),
+            stage: stage.name().into(),
+            sum_ps: s.sum_ps,
+            count: s.count,
+        })
+    });
+    lines::write(out, rows)
 }
 
 pub fn kind(machine: &Machine, id: ActorId) -> &'static str {

@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use supernode_actors::request::{Outcome, RequestRecord};
 use supernode_topology::Machine;
 
+use super::lines;
+
 /// One request. Times are virtual, in picoseconds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RequestRow {
     pub id: u64,
     /// Address of its home.
@@ -29,24 +31,21 @@ pub fn write(
     machine: &Machine,
     records: &[RequestRecord],
 ) -> std::io::Result<()> {
-    let mut out = csv::Writer::from_writer(out);
-    for r in records {
-        out.serialize(RequestRow {
-            id: r.id,
-            home: machine.address(machine.cpu(r.home)),
-            arrival_ps: r.arrival_ps,
-            first_token_ps: r.first_token_ps,
-            end_ps: r.end_ps,
-            prompt_tokens: r.prompt_tokens,
-            cached_tokens: r.cached_tokens,
-            output_tokens: r.output_tokens,
-            retries: r.retries,
-            outcome: match &r.outcome {
-                Outcome::Completed => "completed".into(),
-                Outcome::Failed(why) => why.clone(),
-                Outcome::Cancelled => "cancelled".into(),
-            },
-        })?;
-    }
-    out.flush()
+    let row = |r: &RequestRecord| RequestRow {
+        id: r.id,
+        home: machine.address(machine.cpu(r.home)),
+        arrival_ps: r.arrival_ps,
+        first_token_ps: r.first_token_ps,
+        end_ps: r.end_ps,
+        prompt_tokens: r.prompt_tokens,
+        cached_tokens: r.cached_tokens,
+        output_tokens: r.output_tokens,
+        retries: r.retries,
+        outcome: match &r.outcome {
+            Outcome::Completed => "completed".into(),
+            Outcome::Failed(why) => why.clone(),
+            Outcome::Cancelled => "cancelled".into(),
+        },
+    };
+    lines::write(out, records.iter().map(row))
 }

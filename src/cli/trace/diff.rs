@@ -1,6 +1,6 @@
 //! `supernode trace diff`: what is different between two kept runs, actors and stages ranked by how much.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -16,7 +16,8 @@ use crate::rundir::{RunDir, Which};
 #[command(
     after_help = "An actor's change is how much its mean queueing, service or transfer time moved beyond the
 median of its kind (all dies of a pool, all links of a class in one direction), in units of that kind's median: a
-slow link stands out among links, while what slows everybody alike shows in the stages."
+slow link stands out among links, while what slows everybody alike shows in the stages. Settings that differ are named
+first: between other machines or other loads, much of what is below is theirs."
 )]
 pub struct Args {
     /// Directory of a kept run
@@ -57,12 +58,16 @@ struct Stage {
 
 #[derive(Clone, Debug, Serialize)]
 struct Diff {
+    /// Keys of the scenarios, and figures of the machines, that differ: key, before, after.
+    settings: Vec<(String, String, String)>,
     /// Headline figures of the report: name, before, after.
     figures: Vec<(String, f64, f64)>,
     stages: Vec<Stage>,
     actors: Vec<Change>,
 }
 
+/// Settings shown in the table.
+const SETTINGS_SHOWN: usize = 20;
 /// Fewer records than this in either run say little.
 const RECORDS_LEAST: u64 = 5;
 /// Times below this are not told apart by the histograms.
@@ -71,6 +76,7 @@ const FLOOR_US: f64 = 0.05;
 pub fn run(args: &Args) -> Result<()> {
     let (a, b) = (RunDir::open(&args.a)?, RunDir::open(&args.b)?);
     let mut diff = Diff {
+        settings: settings(&a, &b)?,
         figures: figures(&a, &b)?,
         stages: stages(&a, &b)?,
         actors: actors(&a, &b)?,
@@ -81,6 +87,48 @@ pub fn run(args: &Args) -> Result<()> {
         return output::stdout(&format!("{json}\n"));
     }
     output::stdout(&table(&diff))
+}
+
+fn settings(a: &RunDir, b: &RunDir) -> Result<Vec<(String, String, String)>> {
+    let mut differ = Vec::new();
+    for (section, file) in [("", "scenario.toml"), ("machine", "machine.toml")] {
+        let (a, b) = (leaves(a, section, file)?, leaves(b, section, file)?);
+        let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+        let value = |of: &BTreeMap<String, String>, key| of.get(key).cloned().unwrap_or("-".into());
+        for key in keys {
+            let (x, y) = (value(&a, key), value(&b, key));
+            if x != y {
+                differ.push((key.clone(), x, y));
+            }
+        }
+    }
+    Ok(differ)
+}
+
+/// Values of a file of a run by their dotted keys.
+fn leaves(run: &RunDir, section: &str, file: &str) -> Result<BTreeMap<String, String>> {
+    fn walk(value: toml::Value, key: &str, all: &mut BTreeMap<String, String>) {
+        match value {
+            toml::Value::Table(table) => {
+                for (name, below) in table {
+                    let key = match key {
+                        "" => name,
+                        key => format!("{key}.{name}"),
+                    };
+                    walk(below, &key, all);
+                }
+            }
+            toml::Value::String(text) => {
+                all.insert(key.into(), text);
+            }
+            value => {
+                all.insert(key.into(), value.to_string());
+            }
+        }
+    }
+    let mut all = BTreeMap::new();
+    walk(toml::Value::Table(run.toml(file)?), section, &mut all);
+    Ok(all)
 }
 
 fn figures(a: &RunDir, b: &RunDir) -> Result<Vec<(String, f64, f64)>> {
@@ -169,6 +217,23 @@ fn median(mut of: Vec<f64>) -> f64 {
 
 fn table(d: &Diff) -> String {
     let mut t = String::new();
+    if !d.settings.is_empty() {
+        let mut rows = vec![
+            ["settings that differ", "A", "B"]
+                .map(String::from)
+                .to_vec(),
+        ];
+        let shown = d.settings.iter().take(SETTINGS_SHOWN);
+        rows.extend(shown.map(|(key, a, b)| vec![key.clone(), a.clone(), b.clone()]));
+        grid_with_text(&mut t, &rows, 9);
+        match d.settings.len().saturating_sub(SETTINGS_SHOWN) {
+            0 => {}
+            more => {
+                let _ = writeln!(t, "and {more} more (--json shows all)");
+            }
+        }
+        let _ = writeln!(t);
+    }
     let mut rows = vec![["figures", "A", "B"].map(String::from).to_vec()];
     for (name, a, b) in &d.figures {
         rows.push(vec![name.clone(), number(*a), number(*b)]);
