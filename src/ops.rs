@@ -55,8 +55,8 @@ impl Row {
 /// Which dispatches and combines are measured.
 #[derive(Clone, Debug)]
 pub struct Phases {
-    /// Dies in expert parallelism.
-    pub ep: Vec<u32>,
+    /// Dies in expert parallelism; without, the published ones.
+    pub ep: Option<Vec<u32>>,
     /// Tokens on each of them.
     pub tokens: Vec<u32>,
 }
@@ -64,28 +64,64 @@ pub struct Phases {
 impl Default for Phases {
     fn default() -> Self {
         Self {
-            ep: vec![8, 32, 128, 256],
+            ep: None,
             tokens: vec![128],
         }
     }
 }
 
-/// All rows, for the machine, model, precision, operator figures and layout of a scenario.
+/// What was measured, and what was not as the machine is too small for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    pub rows: Vec<Row>,
+    /// Operators, and what they need more of.
+    pub left_out: Vec<String>,
+}
+
+/// All rows, for the machine, model, precision, operator figures and layout of a scenario: with the degrees of expert
+/// parallelism of `which`, or else those published that the machine has dies for. Layers of an instance that is larger
+/// than the machine are left out.
 ///
 /// # Errors
 /// What of the scenario or of `which` does not fit the machine.
-pub fn rows(scenario: &Scenario, which: &Phases) -> Result<Vec<Row>> {
+pub fn measure(scenario: &Scenario, which: &Phases) -> Result<Measured> {
     let bench = phases::Bench::new(scenario)?;
-    let mut rows = transfers(&bench.machine)?;
-    for &ep in &which.ep {
+    let machine = &bench.machine;
+    let mut left_out = Vec::new();
+    let mut fits = |what: String, needs: u32, has: u32, parts: &str| {
+        if needs > has {
+            left_out.push(format!("{what}: the machine has {has} {parts}"));
+        }
+        needs <= has
+    };
+    let ep = match &which.ep {
+        Some(ep) => ep.clone(),
+        None => {
+            let mut ep = phases::published_degrees();
+            ep.retain(|&n| fits(format!("EP {n}"), n, machine.die_count(), "dies"));
+            ep
+        }
+    };
+    let mut layers = |pool: &str, npus: u32| {
+        let what = format!("layers of {pool}, of {npus} NPUs an instance");
+        fits(what, npus, machine.npu_count(), "NPUs")
+    };
+    let decode = layers("decode", scenario.decode.npus_per_instance);
+    let prefill = layers("prefill", scenario.prefill.npus_per_instance);
+    let mut rows = transfers(machine)?;
+    for ep in ep {
         for &tokens in &which.tokens {
             rows.extend(bench.dispatch_and_combine(ep, tokens)?);
         }
     }
     rows.extend(kernels::rows(&bench));
-    rows.extend(bench.decode_layer()?);
-    rows.extend(bench.prefill_layer()?);
-    Ok(rows)
+    if decode {
+        rows.extend(bench.decode_layer()?);
+    }
+    if prefill {
+        rows.extend(bench.prefill_layer()?);
+    }
+    Ok(Measured { rows, left_out })
 }
 
 /// Copies between die memories and to CPU memory, as arXiv 2506.12708 measured them (Table 1): (what, in the node?,

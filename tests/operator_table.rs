@@ -4,7 +4,7 @@
 mod common;
 
 use common::{refused, stdout_of};
-use supernode::ops::{Phases, Row, rows};
+use supernode::ops::{Phases, Row, measure};
 use supernode::scenario::Scenario;
 
 fn find<'a>(rows: &'a [Row], name: &str) -> &'a Row {
@@ -15,7 +15,9 @@ fn find<'a>(rows: &'a [Row], name: &str) -> &'a Row {
 
 #[test]
 fn every_published_row_comes_out_within_a_tenth() {
-    let rows = rows(&Scenario::default(), &Phases::default()).unwrap();
+    let rows = measure(&Scenario::default(), &Phases::default())
+        .unwrap()
+        .rows;
     // 8 transfers at two sizes, 4 degrees of dispatch and combine, 2 of attention, 4 products.
     assert_eq!(rows.iter().filter(|r| r.published.is_some()).count(), 30);
     for row in &rows {
@@ -29,10 +31,10 @@ fn every_published_row_comes_out_within_a_tenth() {
 #[test]
 fn dispatch_and_combine_grow_with_tokens_and_have_a_floor() {
     let which = Phases {
-        ep: vec![32],
+        ep: Some(vec![32]),
         tokens: vec![8, 32, 128, 512],
     };
-    let rows = rows(&Scenario::default(), &which).unwrap();
+    let rows = measure(&Scenario::default(), &which).unwrap().rows;
     for stage in ["dispatch", "combine"] {
         let us = |tokens| find(&rows, &format!("{stage}, EP 32, {tokens} tokens a rank")).modelled;
         assert!(us(8) < us(32) && us(32) < us(128) && us(128) < us(512));
@@ -113,4 +115,42 @@ fn a_token_a_rank_leaves_no_die_of_any_group_to_wait_for() {
     for two in us.windows(2) {
         assert!(two[0] < two[1] && two[1] < 1.1 * two[0], "{us:?}");
     }
+}
+
+/// What was measured with INT8 activations stands beside INT8 only.
+#[test]
+fn other_numbers_on_the_wire_have_no_published_dispatch() {
+    let mut scenario = Scenario::default();
+    scenario.precision.dispatch = supernode_actors::config::Number::Bf16;
+    let which = Phases {
+        ep: Some(vec![8]),
+        tokens: vec![128],
+    };
+    let rows = measure(&scenario, &which).unwrap().rows;
+    assert_eq!(
+        find(&rows, "dispatch, EP 8, 128 tokens a rank").published,
+        None
+    );
+    let combine = find(&rows, "combine, EP 8, 128 tokens a rank");
+    assert!(combine.difference().unwrap().abs() < 0.10, "{combine:?}");
+}
+
+/// Nobody asked for 256 dies: on a small machine what does not fit is left out, and named.
+#[test]
+fn on_a_small_machine_what_does_not_fit_is_left_out() {
+    let out = common::supernode(&["ops", "--set", "machine=mini", "--tokens", "16"]);
+    let (table, said) = (common::text(&out.stdout), common::text(&out.stderr));
+    assert!(out.status.success(), "{said}");
+    for part in ["EP 8,", "EP 32,", "One MoE layer of prefill"] {
+        assert!(table.contains(part), "{table}");
+    }
+    for part in [
+        "EP 128",
+        "EP 256",
+        "32 dies",
+        "layers of decode, of 160 NPUs an instance",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(!table.contains("EP 128") && !table.contains("One MoE layer of decode"));
 }

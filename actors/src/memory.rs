@@ -130,10 +130,16 @@ impl DieMemory {
         } else {
             ""
         };
+        // Twice the NPUs: half the experts on each, and twice the ranks to hear from.
+        let npus = if self.experts_bytes > self.buffers_bytes {
+            format!("raise {instances}.npus_per_instance (fewer experts a die)")
+        } else {
+            format!("lower {instances}.npus_per_instance (buffers for fewer ranks)")
+        };
         Err(format!(
             "a {who} die does not fit in its {} GB of HBM: attention {:.1} + dense layers {:.1} + {} experts a layer {:.1} + \
-             head {:.1} + communication buffers {:.1} + experts on the move {:.1} + workspace {:.1} = {:.1} GB; raise \
-             {instances}.npus_per_instance (fewer experts a die),{smaller} or make batches smaller",
+             head {:.1} + communication buffers {:.1} + experts on the move {:.1} + workspace {:.1} = {:.1} GB; \
+             {npus},{smaller} or make batches smaller",
             gb(self.hbm_bytes),
             gb(self.attention_bytes),
             gb(self.dense_bytes),
@@ -188,6 +194,12 @@ mod tests {
         assert!(int8.kv_bytes("decode", "decode").is_ok());
         let why = bf16.kv_bytes("decode", "decode").unwrap_err();
         assert!(why.contains("10 experts a layer 52.0"), "{why}");
+        assert!(why.contains("raise decode.npus_per_instance"), "{why}");
+        // Where buffers are what does not fit, more dies would make them larger.
+        let mut crowded = memory(|_| {}, 1, 320);
+        crowded.buffers_bytes = 57.7e9;
+        let why = crowded.kv_bytes("prefill", "prefill").unwrap_err();
+        assert!(why.contains("lower prefill.npus_per_instance"), "{why}");
         // 32 ranks x 96 tokens x (7.5 KB + 14 KB).
         assert_eq!(int8.buffers_bytes, 32.0 * 96.0 * (7_680.0 + 14_336.0));
         let wide = memory(|s| s.precision.dispatch = Number::Bf16, 10, 32);

@@ -3,7 +3,7 @@
 use super::output;
 use super::scenario_args::ScenarioArgs;
 use crate::error::Result;
-use crate::ops::{self, Phases};
+use crate::ops::{self, Measured, Phases};
 
 /// Show what each operator takes, beside what was published of it
 #[derive(Debug, clap::Args)]
@@ -24,9 +24,14 @@ pub struct Args {
     #[command(flatten)]
     scenario: ScenarioArgs,
 
-    /// Dies in expert parallelism, for dispatch and combine
-    #[arg(allow_negative_numbers = true, long, value_name = "N,...", value_delimiter = ',', default_values_t = Phases::default().ep)]
-    ep: Vec<u32>,
+    /// Dies in expert parallelism, for dispatch and combine [default: those published that the machine has dies for]
+    #[arg(
+        allow_negative_numbers = true,
+        long,
+        value_name = "N,...",
+        value_delimiter = ','
+    )]
+    ep: Option<Vec<u32>>,
 
     /// Tokens on each die, for dispatch and combine
     #[arg(allow_negative_numbers = true, long, value_name = "N,...", value_delimiter = ',', default_values_t = Phases::default().tokens,
@@ -43,7 +48,10 @@ pub fn run(args: &Args) -> Result<()> {
         ep: args.ep.clone(),
         tokens: args.tokens.clone(),
     };
-    let rows = ops::rows(&args.scenario.load()?, &which)?;
+    let Measured { rows, left_out } = ops::measure(&args.scenario.load()?, &which)?;
+    for what in left_out {
+        output::note(&format!("left out: {what}"));
+    }
     output::stdout(&if args.json {
         ops::to_json(&rows)
     } else {

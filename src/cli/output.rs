@@ -14,6 +14,12 @@ pub fn stdout(text: &str) -> Result<()> {
     Ok(())
 }
 
+/// Says something beside the results, on standard error.
+pub fn note(text: &str) {
+    // Nothing can be done if standard error is gone.
+    let _ = writeln!(io::stderr(), "supernode: {text}");
+}
+
 /// Writes text to a file, or to standard output for "-".
 pub fn to(path: &Path, what: &str, text: &str) -> Result<()> {
     if is_stdout(path) {

@@ -1,6 +1,5 @@
 //! `supernode up`: launches a machine and keeps it up, behind an OpenAI-compatible API.
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -229,7 +228,6 @@ fn source(workload: &Source, load: bool) -> Source {
 
 fn say(quiet: bool, text: &str) {
     if !quiet {
-        // Nothing can be done if standard error is gone.
-        let _ = writeln!(std::io::stderr(), "supernode: {text}");
+        output::note(text);
     }
 }
