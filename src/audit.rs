@@ -106,6 +106,15 @@ impl Audit {
     }
 }
 
+/// What claims were decided by.
+struct Decided<'a> {
+    /// Of each claim.
+    plans: &'a [Plan],
+    runs: &'a Runs,
+    /// Which examination is of the scenario of each claim, by its place in the file of claims.
+    examined_as: &'a [Option<usize>],
+}
+
 fn stopped(outcomes: &[Outcome]) -> bool {
     outcomes.iter().any(|o| matches!(o, Outcome::Stopped))
 }
@@ -146,18 +155,25 @@ pub fn audit(
     }
     let mut examined = Vec::new();
     if wanted.examine && !partial {
-        let picked: BTreeMap<&str, Vec<String>> = claims
+        let examined_as = claims
             .claims
             .iter()
-            .zip(&plans)
-            .filter_map(|(c, p)| Some((c.scenario.as_deref()?, settled(c, p, &runs))))
+            .map(|claim| plans::examined_as(claims, wanted, claim))
+            .collect::<Result<Vec<_>>>()?;
+        let picked: BTreeMap<usize, Vec<String>> = (claims.claims.iter().zip(&plans))
+            .zip(&examined_as)
+            .filter_map(|((c, p), place)| Some(((*place)?, settled(c, p, &runs))))
             .collect();
         match bounds::examine(claims, wanted, &picked, observe)? {
             Some(all) => examined = all,
             None => partial = true,
         }
-        let originals = (&plans[..], &runs);
-        let turned = turned::turn(claims, wanted, &mut rows, originals, &examined, observe)?;
+        let decided = Decided {
+            plans: &plans,
+            runs: &runs,
+            examined_as: &examined_as,
+        };
+        let turned = turned::turn(claims, wanted, &mut rows, &decided, &examined, observe)?;
         partial |= turned.is_none();
     }
     Ok(Audit {

@@ -1,7 +1,9 @@
 //! Scenario files: what is launched, how it serves, and what arrives. A scenario is TOML; every key has a
 //! default, any key can be set on the command line, and a wrong one is answered with its place, its value and
-//! what would be accepted. What the serving sections mean is said in `supernode_actors::config`.
+//! what would be accepted. A file may build on another (`base`). What the serving sections mean is said in
+//! `supernode_actors::config`.
 
+mod base;
 mod check;
 mod keys;
 mod length;

@@ -406,6 +406,7 @@ fn the_schema_names_every_key_with_its_meaning() {
     assert_eq!(schema["additionalProperties"], false);
     for key in [
         "seed", "machine", "model", "prefill", "decode", "experts", "cache", "slo", "workload",
+        "base",
     ] {
         assert!(schema["properties"].get(key).is_some(), "{key}");
     }

@@ -23,6 +23,9 @@ const NO_TIME: f64 = 1e-3;
 /// What was found about one figure of one scenario.
 #[derive(Clone, Debug, Serialize)]
 pub struct Examination {
+    /// Its place in the file of claims.
+    #[serde(skip)]
+    pub place: usize,
     pub scenario: String,
     /// Set over the scenario.
     pub set: Vec<String>,
@@ -82,6 +85,7 @@ impl Move {
 
 /// One examination: its scenario, and its runs as places in the list of all that are not of moved figures.
 struct Plan<'a> {
+    place: usize,
     examined: &'a Examined,
     set: Vec<String>,
     loader: Loader,
@@ -96,23 +100,23 @@ struct Plan<'a> {
 /// The examined figure of each plan with each of its assumed figures moved; `None` where it cannot be run so.
 type Found = Vec<Vec<Option<f64>>>;
 
-/// Examines every scenario that a claim uses and the file of claims says how to; `None` if it was stopped.
+/// Examines what claims were `picked` for, by place in the file of claims, with what is set to get to their points; `None`
+/// if it was stopped.
 pub fn examine(
     claims: &Claims,
     wanted: &Wanted,
-    picked: &BTreeMap<&str, Vec<String>>,
+    picked: &BTreeMap<usize, Vec<String>>,
     observe: &mut dyn FnMut(&Done) -> Flow,
 ) -> Result<Option<Vec<Examination>>> {
     let levers = levers()?;
     let mut jobs = Vec::new();
     let mut plans = Vec::new();
-    for examined in &claims.examined {
-        if let Some(set) = picked.get(examined.scenario.as_str()) {
-            let set = [&set[..], &examined.set].concat();
-            let base = loader(claims, wanted, &examined.scenario, &set)?;
-            let set = set_in(wanted, &set, &[]);
-            plans.push(plan(claims, examined, set, base, &levers, &mut jobs)?);
-        }
+    for (&place, set) in picked {
+        let examined = &claims.examined[place];
+        let set = [&set[..], &examined.set].concat();
+        let base = loader(claims, wanted, &examined.scenario, &set)?;
+        let set = set_in(wanted, &set, &[]);
+        plans.push(plan(claims, (place, set), base, &levers, &mut jobs)?);
     }
     let outcomes = run_all(&jobs, wanted.workers, observe);
     if stopped(&outcomes) {
@@ -232,12 +236,12 @@ impl<'a> Values<'a> {
 
 fn plan<'a>(
     claims: &'a Claims,
-    examined: &'a Examined,
-    set: Vec<String>,
+    (place, set): (usize, Vec<String>),
     base: Loader,
     levers: &[Lever],
     jobs: &mut Vec<Job>,
 ) -> Result<Plan<'a>> {
+    let examined = &claims.examined[place];
     let scenario = base.clone().load()?;
     let levers = levers_in(&scenario, levers)?;
     let mut want = |changes: &[(&Lever, f64)]| -> Result<usize> {
@@ -269,6 +273,7 @@ fn plan<'a>(
     }
     let (alone, limit) = (want(&[])?, want(&at_peak)?);
     Ok(Plan {
+        place,
         examined,
         set,
         loader: base,
@@ -313,6 +318,7 @@ fn found(
     }
     moves.sort_by(|a, b| b.most().total_cmp(&a.most()));
     Ok(Examination {
+        place: plan.place,
         scenario: claims.place(&plan.examined.scenario),
         set: plan.set.clone(),
         figure: plan.examined.figure.clone(),

@@ -102,27 +102,28 @@ pub struct Resource {
 
 const BUILTIN: &str = include_str!("../../scenarios/claims.toml");
 const BUILTIN_PLACE: &str = "scenarios";
-const BUILTIN_SCENARIOS: [(&str, &str); 5] = [
-    (
-        "claims/prefill.toml",
-        include_str!("../../scenarios/claims/prefill.toml"),
-    ),
-    (
-        "claims/decode.toml",
-        include_str!("../../scenarios/claims/decode.toml"),
-    ),
-    (
-        "claims/decode-15ms.toml",
-        include_str!("../../scenarios/claims/decode-15ms.toml"),
-    ),
-    (
-        "claims/scale.toml",
-        include_str!("../../scenarios/claims/scale.toml"),
-    ),
-    (
-        "claims/scale-cache.toml",
-        include_str!("../../scenarios/claims/scale-cache.toml"),
-    ),
+
+/// Paths and texts of the scenarios of claims.
+macro_rules! scenarios {
+    ($($name:literal),+ $(,)?) => {
+        &[$((
+            concat!("scenarios/claims/", $name, ".toml"),
+            include_str!(concat!("../../scenarios/claims/", $name, ".toml")),
+        )),+]
+    };
+}
+
+const BUILTIN_SCENARIOS: &[(&str, &str)] = scenarios![
+    "prefill-throughput",
+    "prefill-efficiency",
+    "decode-throughput",
+    "decode-tpot",
+    "decode-efficiency",
+    "decode-15ms",
+    "decode-batch-8",
+    "ep320",
+    "scale-independently",
+    "scale-independently-cache",
 ];
 
 impl Claims {
@@ -185,13 +186,7 @@ impl Claims {
     pub fn scenario(&self, name: &str) -> Result<Loader> {
         match &self.dir {
             Some(dir) => Loader::from_file(&dir.join(name)),
-            None => {
-                let (_, text) = BUILTIN_SCENARIOS
-                    .iter()
-                    .find(|(n, _)| *n == name)
-                    .ok_or_else(|| Error::failed(format!("{name} is not built in")))?;
-                Loader::from_text(&self.place(name), text, Path::new(""))
-            }
+            None => Loader::from_builtin(BUILTIN_SCENARIOS, &self.place(name)),
         }
     }
 
@@ -249,9 +244,36 @@ mod tests {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(all.place(name));
             assert!(path.is_file(), "{}", path.display());
         }
-        // And none lies there that no claim uses.
+    }
+
+    #[test]
+    fn every_simulated_claim_has_a_file_of_its_name_and_every_file_a_claim() {
+        let all = Claims::builtin().unwrap();
+        let scenarios = |claim: &Claim| -> Vec<String> {
+            let scales = claim.scales.iter().map(|s| &s.scenario);
+            claim.scenario.iter().chain(scales).cloned().collect()
+        };
+        for claim in all.claims.iter().filter(|c| c.open.is_none()) {
+            let own = format!("claims/{}.toml", claim.name);
+            assert!(scenarios(claim).contains(&own), "{own}");
+        }
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios/claims");
-        assert_eq!(dir.read_dir().unwrap().count(), BUILTIN_SCENARIOS.len());
+        let mut files = 0;
+        for entry in dir.read_dir().unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let (stem, file) = (
+                name.strip_suffix(".toml").unwrap(),
+                format!("claims/{name}"),
+            );
+            let belongs = all.claims.iter().any(|claim| {
+                let of_name = |rest: &str| rest.is_empty() || rest.starts_with('-');
+                stem.strip_prefix(&claim.name).is_some_and(of_name)
+                    && scenarios(claim).contains(&file)
+            });
+            assert!(belongs, "no claim uses {name} as its own");
+            files += 1;
+        }
+        assert_eq!(files, BUILTIN_SCENARIOS.len());
     }
 
     #[test]

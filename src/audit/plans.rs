@@ -105,6 +105,20 @@ pub fn loader(claims: &Claims, wanted: &Wanted, scenario: &str, set: &[String]) 
     Ok(loader)
 }
 
+/// The place of the examination whose scenario a claim has: under whatever name, with the same values.
+pub fn examined_as(claims: &Claims, wanted: &Wanted, claim: &Claim) -> Result<Option<usize>> {
+    let Some(own) = &claim.scenario else {
+        return Ok(None);
+    };
+    let load = |name: &str| loader(claims, wanted, name, &[])?.load();
+    for (place, examined) in claims.examined.iter().enumerate() {
+        if examined.scenario == *own || load(&examined.scenario)? == load(own)? {
+            return Ok(Some(place));
+        }
+    }
+    Ok(None)
+}
+
 fn one_axis(text: &str) -> Result<Axis> {
     let (_, mut axes) = sweep::axes(&[text.to_string()])?;
     axes.pop()
@@ -220,4 +234,52 @@ pub fn settled_figure(claim: &Claim, plan: &Plan, runs: &Runs) -> Option<f64> {
         _ => return None,
     };
     runs.figure(run, claim.figure.as_deref()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A claim has a scenario of its own, but scenarios that come to the same are run once, and examined once.
+    #[test]
+    fn claims_of_one_run_share_it() {
+        let claims = Claims::builtin().unwrap();
+        let wanted = Wanted {
+            set: Vec::new(),
+            examine: true,
+            workers: 1,
+        };
+        let mut runs = Runs::default();
+        let plans: BTreeMap<&str, Plan> = claims
+            .claims
+            .iter()
+            .map(|c| {
+                (
+                    c.name.as_str(),
+                    plan(&claims, &wanted, c, &mut runs).unwrap(),
+                )
+            })
+            .collect();
+        let points = |claim: &str| plans[claim].points().collect::<Vec<_>>();
+        for (claim, with) in [
+            ("prefill-efficiency", "prefill-throughput"),
+            ("decode-tpot", "decode-throughput"),
+            ("decode-efficiency", "decode-throughput"),
+            ("ep320", "decode-throughput"),
+        ] {
+            assert_eq!(points(claim), points(with), "{claim}");
+        }
+        assert!(points("decode-15ms").contains(&points("decode-batch-8")[0]));
+        // Prefill of 3, 6 and 12 instances. Decode at full load, that beside three settings, and short of one and of two
+        // instances. Eight batches, with two balances each. The cache of 1 and 2 nodes. The four sizes of pools.
+        assert_eq!(runs.jobs.len(), 3 + 4 + 2 + 16 + 2 + 4);
+        let examined = |name: &str| {
+            let claim = claims.claims.iter().find(|c| c.name == name).unwrap();
+            examined_as(&claims, &wanted, claim).unwrap()
+        };
+        assert_eq!(examined("decode-tpot"), examined("decode-throughput"));
+        assert_eq!(examined("decode-batch-8"), examined("decode-15ms"));
+        assert_eq!(examined("prefill-efficiency"), Some(0));
+        assert_eq!(examined("scale-independently"), None);
+    }
 }

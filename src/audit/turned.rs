@@ -9,7 +9,7 @@ use supernode_actors::launch::Flow;
 use super::claims::{Claim, Claims};
 use super::levers::Lever;
 use super::plans::{Plan, Runs, Variant, of_figure};
-use super::{Examination, Row, Verdict, Wanted, judge, stopped, verdict};
+use super::{Decided, Examination, Row, Verdict, Wanted, judge, stopped, verdict};
 use crate::error::Result;
 use crate::sweep::Done;
 
@@ -45,23 +45,23 @@ pub fn turn(
     claims: &Claims,
     wanted: &Wanted,
     rows: &mut [Row],
-    (plans, runs): (&[Plan], &Runs),
+    decided: &Decided,
     examined: &[Examination],
     observe: &mut dyn FnMut(&Done) -> Flow,
 ) -> Result<Option<()>> {
     let mut again = Runs::default();
     let mut trials = Vec::new();
-    for (at, (claim, plan)) in claims.claims.iter().zip(plans).enumerate() {
+    for (at, (claim, plan)) in claims.claims.iter().zip(decided.plans).enumerate() {
         let row = &rows[at];
-        let place = row.scenario.as_ref().filter(|_| row.came_out.is_some());
-        let Some(e) = place.and_then(|s| examined.iter().find(|e| e.scenario == *s)) else {
+        let place = decided.examined_as[at].filter(|_| row.came_out.is_some());
+        let Some(e) = place.and_then(|p| examined.iter().find(|e| e.place == p)) else {
             continue;
         };
         let original = Original {
             row,
             claim,
             plan: plan.plain(),
-            runs,
+            runs: decided.runs,
         };
         for (lever, value, by) in e.moves.iter().flat_map(|m| m.ways()) {
             let Some(points) = original.could_turn(&e.figure, lever, by) else {

@@ -7,6 +7,8 @@ use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
 use super::Scenario;
+use super::base::{BASE, DESCRIPTION};
+use super::load::key_path;
 
 /// JSON Schema of a scenario file.
 pub fn schema() -> Value {
@@ -14,6 +16,8 @@ pub fn schema() -> Value {
     if let Some(object) = schema.as_object_mut() {
         object.insert("title".into(), "Supernode scenario".into());
     }
+    schema["properties"][BASE] =
+        serde_json::json!({ "type": "string", "description": DESCRIPTION });
     schema
 }
 
@@ -51,11 +55,7 @@ fn walk(schema: &Value, prefix: &str, keys: &mut Vec<Key>) {
             continue;
         };
         for (name, sub) in properties {
-            let path = if prefix.is_empty() {
-                name.clone()
-            } else {
-                format!("{prefix}.{name}")
-            };
+            let path = key_path(prefix, name);
             let table = branches(sub).iter().any(|b| b.get("properties").is_some());
             let string = branches(sub).iter().any(|b| takes_string(b));
             keys.push(Key {
@@ -106,6 +106,9 @@ pub fn find(path: &str) -> Option<&'static Key> {
 
 /// "did you mean …? … accepts …" for a key that does not exist.
 pub fn advice(path: &str) -> String {
+    if path == BASE {
+        return "only scenario files build on others: give the one that is meant".into();
+    }
     let (parent, last) = path.rsplit_once('.').unwrap_or(("", path));
     // The deepest table on the way that does exist says what is accepted.
     let mut table = parent;

@@ -2,20 +2,16 @@
 //! Each key remembers where it was set, so that a wrong value is reported at its place.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use toml::de::DeTable;
+use toml::de::{DeTable, Deserializer};
 use toml::{Table, Value};
 
+use super::base::{Named, Shelf, merge};
 use super::{Scenario, check, keys};
 use crate::error::{Error, Result};
-
-/// Larger scenario files than this are a mistake.
-const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Collects what makes up a scenario. Later settings win over earlier ones and over the file.
 #[derive(Clone, Debug, Default)]
@@ -31,37 +27,31 @@ impl Loader {
         Self::default()
     }
 
-    /// Starts from a scenario file.
+    /// Starts from a scenario file and those that it builds on.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let shown = path.display().to_string();
-        let mut bytes = Vec::new();
-        File::open(path)
-            .and_then(|f| f.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-            .map_err(|e| Error::user(format!("scenario file {shown}: {e}")))?;
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            return Err(Error::user(format!(
-                "scenario file {shown} is larger than {} MiB: is it a scenario? (workloads go with --workload)",
-                FILE_BYTES_MAX >> 20
-            )));
-        }
-        let text = String::from_utf8(bytes).map_err(|e| {
-            Error::user(format!(
-                "scenario file {shown} is not UTF-8 text (byte {}): is it a scenario? (workloads go with --workload)",
-                e.utf8_error().valid_up_to()
-            ))
-        })?;
-        Self::from_text(&shown, &text, path.parent().unwrap_or(Path::new("")))
+        Shelf::Disk.load(path)
+    }
+
+    /// Starts from a scenario that is in the program: `files` are paths and texts, and `path` is one of them.
+    pub fn from_builtin(files: &[(&str, &str)], path: &str) -> Result<Self> {
+        Shelf::Builtin(files).load(Path::new(path))
     }
 
     /// Starts from the text of a scenario; `name` is what messages call it, and paths in it are relative to
     /// `dir`.
     pub fn from_text(name: &str, text: &str, dir: &Path) -> Result<Self> {
+        Shelf::Disk.load_text(name, text, dir)
+    }
+
+    /// What one file says, and the base that it names.
+    pub(super) fn parse(name: &str, text: &str, dir: &Path) -> Result<(Self, Option<Named>)> {
         let at = |span: Option<Range<usize>>| {
             let (line, column) = place(text, span.map_or(0, |s| s.start));
             format!("{name}:{line}:{column}")
         };
-        let document = DeTable::parse(text)
+        let mut document = DeTable::parse(text)
             .map_err(|e| Error::user(format!("{}: {}", at(e.span()), one_line(e.message()))))?;
+        let base = Named::take(&mut document, text, at)?;
         let mut entries = Vec::new();
         flatten(document.get_ref(), "", &mut entries);
         for e in &entries {
@@ -75,7 +65,7 @@ impl Loader {
             }
         }
         // Types, while the places are known.
-        toml::from_str::<Scenario>(text).map_err(|e| {
+        Scenario::deserialize(Deserializer::from(document.clone())).map_err(|e| {
             let inside = |entry: &&Entry| {
                 e.span()
                     .is_some_and(|s| entry.value.start <= s.start && s.end <= entry.value.end)
@@ -92,7 +82,7 @@ impl Loader {
                 humane(e.message())
             ))
         })?;
-        let mut table: Table = toml::from_str(text)
+        let mut table = Table::deserialize(Deserializer::from(document))
             .map_err(|e| Error::user(format!("{}: {}", at(e.span()), e.message())))?;
         relocate(&mut table, dir);
         let origins = entries
@@ -102,7 +92,27 @@ impl Loader {
                 (e.path, format!("{name}:{line}"))
             })
             .collect();
-        Ok(Self { table, origins })
+        Ok((Self { table, origins }, base))
+    }
+
+    /// This over what it builds on.
+    ///
+    /// # Errors
+    /// Says why the two make no scenario.
+    pub(super) fn upon(self, mut base: Self) -> std::result::Result<Self, String> {
+        let origins = &mut base.origins;
+        merge(&mut base.table, self.table, "", &mut |key| {
+            forget_below(origins, key);
+        });
+        base.origins.extend(self.origins);
+        base.check_types()?;
+        Ok(base)
+    }
+
+    fn check_types(&self) -> std::result::Result<(), String> {
+        Scenario::deserialize(Value::Table(self.table.clone()))
+            .map(|_| ())
+            .map_err(|e| humane(e.message()))
     }
 
     /// `--set key=value`: the value is TOML, and a bare word is a string.
@@ -153,15 +163,9 @@ impl Loader {
             }
             table = entry.as_table_mut().expect("made a table above");
         }
-        Scenario::deserialize(Value::Table(self.table.clone())).map_err(|e| {
-            let why = humane(e.message());
-            Error::user(format!("{origin} = {shown}: {why}"))
-        })?;
-        // What was said below this key before no longer holds.
-        self.origins.retain(|k, _| {
-            !k.strip_prefix(key)
-                .is_some_and(|rest| rest.starts_with('.'))
-        });
+        self.check_types()
+            .map_err(|why| Error::user(format!("{origin} = {shown}: {why}")))?;
+        forget_below(&mut self.origins, key);
         self.origins.insert(key.to_string(), origin.to_string());
         Ok(())
     }
@@ -189,6 +193,14 @@ impl Loader {
     }
 }
 
+/// What was said below this key before no longer holds.
+fn forget_below(origins: &mut BTreeMap<String, String>, key: &str) {
+    origins.retain(|k, _| {
+        !k.strip_prefix(key)
+            .is_some_and(|rest| rest.starts_with('.'))
+    });
+}
+
 struct Entry {
     path: String,
     key: Range<usize>,
@@ -197,11 +209,7 @@ struct Entry {
 
 fn flatten(table: &DeTable, prefix: &str, entries: &mut Vec<Entry>) {
     for (key, value) in table.iter() {
-        let path = if prefix.is_empty() {
-            key.get_ref().to_string()
-        } else {
-            format!("{prefix}.{}", key.get_ref())
-        };
+        let path = key_path(prefix, key.get_ref());
         entries.push(Entry {
             path: path.clone(),
             key: key.span(),
@@ -212,6 +220,15 @@ fn flatten(table: &DeTable, prefix: &str, entries: &mut Vec<Entry>) {
         }
     }
     entries.sort_by_key(|e| e.key.start);
+}
+
+/// Path of a key in a table.
+pub(super) fn key_path(table: &str, key: &str) -> String {
+    if table.is_empty() {
+        key.to_string()
+    } else {
+        format!("{table}.{key}")
+    }
 }
 
 /// Paths in a scenario file are relative to it, so that it can be run from anywhere.
