@@ -205,7 +205,8 @@ impl Plan {
         for e in self.copied.iter().map(|&e| usize::from(e)) {
             let copies = self.copies_of(e);
             to_slots[usize::from(copies[0])] -= to_experts[e];
-            to_slots[usize::from(copies[usize::from(rank) % copies.len()])] += to_experts[e];
+            to_slots[usize::from(copies[(u32::from(rank) % copies.len() as u32) as usize])] +=
+                to_experts[e];
         }
     }
 

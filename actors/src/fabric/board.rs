@@ -70,6 +70,8 @@ struct Phase {
     senders: Vec<u16>,
     /// Whether anything comes to each local rank: not 0.
     incoming: Vec<u64>,
+    /// Something comes to every local rank.
+    all_incoming: bool,
     /// Only the first slot of ranks gets anything.
     first_only: bool,
     /// Number of the last phase that each local rank collected.
@@ -89,6 +91,12 @@ impl Phase {
     /// Remembers which ranks a row of cells brings something, and to which of their slots.
     fn note_incoming(&mut self, slots: usize, cells: &[Cell]) {
         if slots == 1 {
+            if self.all_incoming {
+                return;
+            }
+            if self.senders.len().is_power_of_two() {
+                self.all_incoming = self.incoming.iter().all(|any| *any != 0);
+            }
             for (any, &c) in self.incoming.iter_mut().zip(cells) {
                 *any |= c;
             }
@@ -183,6 +191,7 @@ impl Board {
             awaited: 0,
             senders: Vec::new(),
             incoming: vec![0; locals],
+            all_incoming: false,
             first_only: true,
             collected: vec![0; locals],
             cells: vec![0; cells],
@@ -248,6 +257,7 @@ impl Board {
             p.paces_differ = false;
             p.senders.clear();
             p.incoming.fill(0);
+            p.all_incoming = false;
             p.first_only = true;
         }
         let source = send.source as usize;

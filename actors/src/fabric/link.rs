@@ -50,14 +50,14 @@ impl Direction {
         }
     }
 
-    /// Takes down what was served in one visit: messages that waited `waits_ps` each.
-    pub fn served(&mut self, free_ps: Ps, busy_ps: Ps, bytes: u64, waits_ps: &[Ps]) {
+    /// Takes down what was served in one visit: messages of which some waited `waits_ps` each, and the others not at all.
+    pub fn served(&mut self, free_ps: Ps, busy_ps: Ps, bytes: u64, messages: u32, waits_ps: &[Ps]) {
         self.free_ps = free_ps;
         self.busy_ps += busy_ps;
         self.bytes += bytes;
-        self.messages += waits_ps.len() as u64;
-        self.queue.record_all(waits_ps);
-        self.passed(busy_ps, waits_ps.len() as u64);
+        self.messages += u64::from(messages);
+        self.queue.record_all(waits_ps, messages);
+        self.passed(busy_ps, u64::from(messages));
     }
 
     /// `messages` were on the wire for `busy_ps` together.

@@ -1,6 +1,8 @@
 //! What one source sends in a collective phase, laid out as a row of cells: one for each (rank, slot), with the time at
 //! which its first byte reaches the receiver and its number of units. Arithmetic only; `phase.rs` does the rest.
 
+use std::ops::Range;
+
 use super::shape::Shape;
 use super::toll::Toll;
 use crate::time::Ps;
@@ -104,8 +106,8 @@ impl Sender {
     /// Sends `units` (rank-major) from `rank` to all ranks, its own first, then in rank order; fills `cells` likewise.
     /// `to_node` is told how many units, in how many messages, went to each piece of another node.
     ///
-    /// Where paths cost what their reach costs, a run of ranks on one node is one loop without branches. Paths that
-    /// cost something else belong into a loop of their own beside `run`.
+    /// Where paths cost what their reach costs, all ranks between two pieces of the rank's own node are one loop without
+    /// branches. Paths that cost something else belong into a loop of their own beside `queue`.
     ///
     /// # Panics
     /// When a message has more than 65,535 units.
@@ -125,43 +127,57 @@ impl Sender {
             &units[rank * slots..(rank + 1) * slots],
             &mut cells[rank * slots..(rank + 1) * slots],
         );
-        shape.in_sending_order(rank, |ranks, to| {
-            if to != node {
-                let span = ranks.start * slots..ranks.end * slots;
-                let (sent, messages) = self.run(
+        shape.in_sending_order(rank, |runs| {
+            let of = |ranks: &Range<usize>| ranks.start * slots..ranks.end * slots;
+            let ranks = match runs {
+                [first, .., last] => first.ranks.start..last.ranks.end,
+                [one] => one.ranks.clone(),
+                [] => return,
+            };
+            if runs[0].node != node {
+                let all = of(&ranks);
+                let before = self.lane_messages;
+                let free_ps = self.queue(
                     costs.issue_ps,
                     costs.between,
-                    &units[span.clone()],
-                    &mut cells[span],
+                    &units[all.clone()],
+                    &mut cells[all],
                 );
-                to_node(to, sent, messages);
+                for run in runs {
+                    let (sent, messages) = self.sent(costs.between, &units[of(&run.ranks)]);
+                    to_node(run.node, sent, messages);
+                }
+                if self.lane_messages > before {
+                    self.lane_free_ps = free_ps;
+                }
                 return;
             }
             for r in ranks {
-                let (units, cells) = (
-                    &units[r * slots..(r + 1) * slots],
-                    &mut cells[r * slots..(r + 1) * slots],
-                );
+                let one = of(&(r..r + 1));
+                let (units, cells) = (&units[one.clone()], &mut cells[one]);
                 if shape.npu_of_rank[r] == npu {
                     self.over_sio(costs, units, cells);
                 } else {
-                    self.run(costs.issue_ps, costs.inside, units, cells);
+                    let free_ps = self.queue(costs.issue_ps, costs.inside, units, cells);
+                    if self.sent(costs.inside, units).1 > 0 {
+                        self.lane_free_ps = free_ps;
+                    }
                 }
             }
         });
     }
 
-    /// Messages to ranks that are all reached at the same cost. Returns their units and how many they are.
+    /// Puts messages to ranks that are all reached at the same cost into the lanes' queue. Returns when the lanes are free
+    /// again, if there are any.
     #[inline]
-    fn run<U: Units>(
+    fn queue<U: Units>(
         &mut self,
         issue_ps: Ps,
         cost: UnitCost,
         units: &[U],
         cells: &mut [Cell],
-    ) -> (u64, u64) {
+    ) -> Ps {
         let (mut cursor, mut free) = (self.cursor_ps, self.lane_free_ps);
-        let (mut sum, mut messages, mut all) = (0, 0, 0);
         for (n, c) in units.iter().zip(cells) {
             let n = n.get();
             cursor += issue_ps * n;
@@ -171,15 +187,23 @@ impl Sender {
             free = start + cost.unit_ps * n;
             let sent = cell(start + cost.latency_ps, n);
             *c = if n == 0 { 0 } else { sent };
+        }
+        self.cursor_ps = cursor;
+        free
+    }
+
+    /// Counts what was sent over the lanes. Returns units and messages.
+    #[inline]
+    fn sent<U: Units>(&mut self, cost: UnitCost, units: &[U]) -> (u64, u64) {
+        let (mut sum, mut messages, mut all) = (0u32, 0u32, 0u32);
+        for n in units {
+            let n = n.get() as u32;
             sum += n;
-            messages += u64::from(n != 0);
+            messages += u32::from(n != 0);
             all |= n;
         }
-        check_units(all);
-        self.cursor_ps = cursor;
-        if messages > 0 {
-            self.lane_free_ps = free;
-        }
+        check_units(all.into());
+        let (sum, messages) = (sum.into(), messages.into());
         self.lane_busy_ps += cost.unit_ps * sum;
         self.lane_units += sum;
         self.lane_messages += messages;

@@ -95,25 +95,27 @@ impl Shape {
         self.index_of[rank as usize] != u16::MAX
     }
 
-    /// Calls `each` with the pieces of runs in the order in which `rank` sends to them: from the rank after its own
-    /// to the last, then from the first to the one before its own.
-    pub fn in_sending_order(&self, rank: usize, mut each: impl FnMut(Range<usize>, u32)) {
+    /// Calls `each` with runs that follow each other and are all on `rank`'s node or all on others, in the order in which
+    /// `rank` sends to them: from the rank after its own to the last, then from the first to the one before its own.
+    pub fn in_sending_order(&self, rank: usize, mut each: impl FnMut(&[Run])) {
         let own = self
             .runs
             .iter()
             .position(|r| r.ranks.contains(&rank))
             .expect("every rank is in a run");
+        let node = self.runs[own].node;
+        let piece = |ranks| [Run { ranks, node }];
         let after = rank + 1..self.runs[own].ranks.end;
         let before = self.runs[own].ranks.start..rank;
-        let node = self.runs[own].node;
         if !after.is_empty() {
-            each(after, node);
+            each(&piece(after));
         }
-        for run in self.runs[own + 1..].iter().chain(&self.runs[..own]) {
-            each(run.ranks.clone(), run.node);
+        for runs in [&self.runs[own + 1..], &self.runs[..own]] {
+            runs.chunk_by(|a, b| (a.node == node) == (b.node == node))
+                .for_each(&mut each);
         }
         if !before.is_empty() {
-            each(before, node);
+            each(&piece(before));
         }
     }
 

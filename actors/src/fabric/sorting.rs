@@ -1,11 +1,15 @@
 //! Sorting the arrivals of one phase at one rank: a few hundred keys that are spread about evenly over time and often
 //! almost in order already.
 
+use super::serving::put;
+
 /// Sorted by two digits of this many bits of their time: finer than the gaps between arrivals, mostly.
 const DIGIT_BITS: u32 = 7;
 const DIGITS: usize = 1 << DIGIT_BITS;
 /// Insertion may move keys by so many places on average, where they are nearly in order.
 const MOVES_PER_KEY: usize = 8;
+/// So many of the first keys mostly tell that they are in no order.
+const PROBE: usize = 32;
 
 /// Buffers that are kept between calls.
 #[derive(Clone, Debug, Default)]
@@ -16,57 +20,63 @@ pub struct Sorter {
 impl Sorter {
     /// Sorts `keys`: least digit first by their upper bits, then by insertion what these do not tell apart.
     pub fn sort(&mut self, keys: &mut [u64]) {
-        let (mut all, mut steps_back, mut before) = (0, 0, 0);
-        for &k in keys.iter() {
-            all |= k;
-            steps_back += usize::from(k < before);
-            before = k;
+        if !(nearly(&keys[..keys.len().min(PROBE)]) && nearly(keys)) {
+            self.by_digits(keys);
         }
-        if steps_back == 0 {
-            return;
-        }
-        if steps_back > keys.len() / 32 {
-            self.by_digits(keys, 64 - all.leading_zeros());
-        }
-        if !insertion(keys, MOVES_PER_KEY * keys.len()) {
+        if !insertion(keys) {
             keys.sort_unstable();
         }
     }
 
-    fn by_digits(&mut self, keys: &mut [u64], bits: u32) {
-        let shift = bits.saturating_sub(2 * DIGIT_BITS);
-        let low = |k: u64| (k >> shift) as usize % DIGITS;
-        let high = |k: u64| (k >> (shift + DIGIT_BITS)) as usize % DIGITS;
-        let (mut lows, mut highs) = ([0u32; DIGITS], [0u32; DIGITS]);
+    fn by_digits(&mut self, keys: &mut [u64]) {
+        let all = keys.iter().fold(0, |all, &k| all | k);
+        let low = (64 - all.leading_zeros()).saturating_sub(2 * DIGIT_BITS);
+        let high = low + DIGIT_BITS;
+        let digit = |k: u64, shift: u32| (k >> shift) as usize % DIGITS;
+        // Counters of both digits side by side take a quarter less time than two tables.
+        let mut places = [[0u32; 2]; DIGITS];
         for &k in keys.iter() {
-            lows[low(k)] += 1;
-            highs[high(k)] += 1;
+            places[digit(k, low)][0] += 1;
+            places[digit(k, high)][1] += 1;
         }
-        let (mut low_sum, mut high_sum) = (0, 0);
-        for (l, h) in lows.iter_mut().zip(&mut highs) {
-            (low_sum, *l) = (low_sum + *l, low_sum);
-            (high_sum, *h) = (high_sum + *h, high_sum);
+        let mut sums = [0u32; 2];
+        for place in &mut places {
+            let counts = *place;
+            *place = sums;
+            sums[0] += counts[0];
+            sums[1] += counts[1];
         }
-        self.spare.resize(keys.len(), 0);
+        if self.spare.len() < keys.len() {
+            self.spare.resize(keys.len(), 0);
+        }
+        let spare = &mut self.spare[..keys.len()];
         for &k in keys.iter() {
-            let at = &mut lows[low(k)];
-            self.spare[*at as usize] = k;
-            *at += 1;
+            let place = &mut places[digit(k, low)][0];
+            put(spare, *place as usize, k);
+            *place += 1;
         }
-        for &k in &self.spare {
-            let at = &mut highs[high(k)];
-            keys[*at as usize] = k;
-            *at += 1;
+        for &k in spare.iter() {
+            let place = &mut places[digit(k, high)][1];
+            put(keys, *place as usize, k);
+            *place += 1;
         }
     }
 }
 
-/// Insertion sort that gives up after `moves_max` moves, with all keys still there. True when they are sorted.
-fn insertion(keys: &mut [u64], moves_max: usize) -> bool {
-    let mut moves = 0;
-    for i in 1..keys.len() {
+/// Hardly any key is smaller than the one before it.
+fn nearly(keys: &[u64]) -> bool {
+    let steps_back = keys.windows(2).filter(|two| two[1] < two[0]).count();
+    steps_back <= keys.len() / 32
+}
+
+/// Insertion sort that gives up after `MOVES_PER_KEY` moves a key, with all keys still there. True when they are sorted.
+fn insertion(keys: &mut [u64]) -> bool {
+    let (mut moves, moves_max) = (0, MOVES_PER_KEY * keys.len());
+    let mut before = 0;
+    for i in 0..keys.len() {
         let k = keys[i];
-        if keys[i - 1] <= k {
+        if before <= k {
+            before = k;
             continue;
         }
         let mut j = i;

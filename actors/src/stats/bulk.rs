@@ -53,6 +53,8 @@ pub struct BulkHist {
     /// Of what is noted.
     sum_ps: u64,
     max_ps: Ps,
+    /// Durations of nothing, which are not noted.
+    none: u32,
     /// Everything else; `None`: nothing.
     hist: Option<Box<ActorHist>>,
 }
@@ -68,7 +70,12 @@ impl BulkHist {
         self.hist.get_or_insert_default().record(ps);
     }
 
-    pub fn record_all(&mut self, all_ps: &[Ps]) {
+    /// `count` durations: these, and for the rest 0.
+    pub fn record_all(&mut self, all_ps: &[Ps], count: u32) {
+        if self.none >> 31 != 0 {
+            self.count();
+        }
+        self.none += count - all_ps.len() as u32;
         for part in all_ps.chunks(Self::NOTED_MAX) {
             self.record_part(part);
         }
@@ -100,6 +107,8 @@ impl BulkHist {
     #[inline(never)]
     fn count(&mut self) {
         let hist = self.hist.get_or_insert_default();
+        hist.record_n(0, self.none);
+        self.none = 0;
         count_notes(&self.noted, hist);
         hist.count += self.noted.len() as u64;
         hist.sum_ps += u128::from(self.sum_ps);
@@ -188,7 +197,8 @@ mod tests {
             let (mut bulk, mut one_by_one) = (BulkHist::default(), ActorHist::default());
             for visit in visits {
                 let all_ps: Vec<Ps> = visit.iter().map(|ps| ps >> shift).collect();
-                bulk.record_all(&all_ps);
+                let some_ps: Vec<Ps> = all_ps.iter().copied().filter(|ps| *ps > 0).collect();
+                bulk.record_all(&some_ps, all_ps.len() as u32);
                 all_ps.iter().for_each(|&ps| one_by_one.record(ps));
                 prop_assert_eq!(&bulk.counted(), &one_by_one);
             }
