@@ -79,6 +79,39 @@ fn new_plans_win_back_what_drift_takes() {
     assert_eq!(once["experts"]["moved_bytes"], 0);
 }
 
+/// `decode.microbatch = "auto"` goes by what was counted: while a plan no longer fits the load, one microbatch is faster, and
+/// where it does, two.
+#[test]
+fn microbatches_follow_the_counted_load() {
+    let tpot = |interval_s: f64, more: &[&str]| {
+        let interval = format!("--set=experts.eplb_interval_s={interval_s}");
+        let mut args = vec![
+            "--set=decode.npus_per_instance=32",
+            "--set=workload.concurrency_per_npu=96",
+            "--set=workload.prompt_tokens=4096",
+            "--set=fidelity.level=step",
+            "--set=workload.requests=3072",
+            "--set=experts.skew=0.57",
+            interval.as_str(),
+        ];
+        args.extend(more);
+        tpot_ms(&report(&args))
+    };
+    let drift = [
+        "--set=experts.drift_s=0.25",
+        "--set=workload.output_tokens=50",
+    ];
+    let auto = tpot(0.25, &drift);
+    let two = tpot(
+        0.25,
+        &[&drift[..], &["--set=decode.microbatch=true"]].concat(),
+    );
+    assert!(auto < 0.985 * two, "{auto} {two}");
+    let auto = tpot(0.5, &[]);
+    let one = tpot(0.5, &["--set=decode.microbatch=false"]);
+    assert!(auto < 0.985 * one, "{auto} {one}");
+}
+
 #[test]
 fn rebalancing_is_the_same_on_any_shards_and_fidelity_sees_it() {
     let more = [

@@ -54,6 +54,8 @@ pub struct DecodeRoot {
     /// What the running step takes by its operators alone.
     estimate_ps: Ps,
     estimator: Estimator,
+    /// What `decode.microbatch = "auto"` goes by once load was counted: the yardstick above is the same for all steps.
+    counted: Option<Estimator>,
     calibrator: Calibrator,
     pub experts: Rebalancer,
     /// What it knows of those who are late.
@@ -77,6 +79,7 @@ impl DecodeRoot {
             drawn_ps: None,
             estimate_ps: 0,
             estimator: Estimator::default(),
+            counted: None,
             // Each decode group learns for itself: groups may differ in size and plans.
             calibrator: Calibrator::new(0, 1),
             experts: Rebalancer::new(group, shared),
@@ -228,16 +231,23 @@ impl DecodeRoot {
         }
         self.batch = c.requests;
         c.faults = self.faults(env) ^ (u64::from(members.epoch) << 32);
-        let mut estimate = |microbatch| {
+        if let Some(news) = self.experts.busiest_news(shared) {
+            self.counted = news.map(Estimator::by);
+        }
+        let estimate = |by: &mut Estimator, microbatch| {
             let c = Condition { microbatch, ..c };
-            (self.estimator.step_ps(&c, shared), microbatch)
+            (by.step_ps(&c, shared), microbatch)
         };
-        (self.estimate_ps, c.microbatch) = match d.microbatch {
-            Microbatch::On => estimate(true),
-            Microbatch::Off => estimate(false),
+        c.microbatch = match d.microbatch {
+            Microbatch::On => true,
+            Microbatch::Off => false,
             // Without, where both take the same.
-            Microbatch::Auto => estimate(false).min(estimate(true)),
+            Microbatch::Auto => {
+                let by = self.counted.as_mut().unwrap_or(&mut self.estimator);
+                estimate(by, false).min(estimate(by, true)).1
+            }
         };
+        self.estimate_ps = self.estimator.step_ps(&c, shared);
         self.step += 1;
         self.running = true;
         self.longest_ps = 0;

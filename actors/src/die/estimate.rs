@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::calibrate::Condition;
 use super::decode::{combine_bytes, dispatch_bytes};
 use crate::compute::{MicrobatchLoad, Share};
+use crate::experts::Busiest;
 use crate::time::{Ps, ps_from_s, ps_from_us};
 use crate::world::Shared;
 
@@ -15,6 +16,8 @@ type MoeKey = (bool, u32, u32, u32);
 /// step to step.
 #[derive(Debug, Default)]
 pub(super) struct Estimator {
+    /// The busiest ranks; `None`: those by the plans and the load of the start.
+    busiest: Option<Busiest>,
     /// By class of layers: how many, and what one takes.
     moe: HashMap<MoeKey, Vec<(u32, Ps)>>,
 }
@@ -23,6 +26,14 @@ pub(super) struct Estimator {
 const KEPT: usize = 1 << 14;
 
 impl Estimator {
+    /// Estimates that go by these busiest ranks.
+    pub fn by(busiest: Busiest) -> Self {
+        Self {
+            busiest: Some(busiest),
+            moe: HashMap::new(),
+        }
+    }
+
     /// A step's duration from the operators alone: those of the fullest rank in attention, and in the MoE part those of
     /// the rank with the busiest experts, for which all wait. It is the yardstick that simulated steps are divided by, so
     /// that a draw fits steps of about the same condition, and what `decode.microbatch = "auto"` goes by.
@@ -79,19 +90,25 @@ impl Estimator {
         if self.moe.len() >= KEPT {
             self.moe.clear();
         }
+        let busiest = self.busiest.as_ref().or(shared.decode_busiest.as_ref());
         self.moe
             .entry(key)
-            .or_insert_with(|| moe_of_classes(c, part, shared))
+            .or_insert_with(|| moe_of_classes(c, part, busiest, shared))
     }
 }
 
 /// What the MoE part of a layer takes, for each class of layers with how many they are.
-fn moe_of_classes(c: &Condition, part: MicrobatchLoad, shared: &Shared) -> Vec<(u32, Ps)> {
+fn moe_of_classes(
+    c: &Condition,
+    part: MicrobatchLoad,
+    busiest: Option<&Busiest>,
+    shared: &Shared,
+) -> Vec<(u32, Ps)> {
     let parts = if c.microbatch { 2.0 } else { 1.0 };
     let each = f64::from(part.tokens) / f64::from(part.requests.max(1));
     let tokens = f64::from(c.requests) * each / parts;
-    let busiest = shared.decode_busiest.iter();
     busiest
+        .into_iter()
         .flat_map(|b| b.units(tokens))
         .map(|(layers, units)| (layers, moe_ps(part.tokens, &units, c.microbatch, shared)))
         .collect()

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use crate::config::Balance;
 use crate::env::Env;
-use crate::experts::{ExpertFigures, ExpertMsg, ExpertState, NewPlan, Plan, SlotUse, of_layer};
+use crate::experts::{
+    Busiest, ExpertFigures, ExpertMsg, ExpertState, NewPlan, Observed, Plan, SlotUse, of_layer,
+};
 use crate::message::{Msg, Plane};
 use crate::runtime::Actor;
 use crate::time::{Ps, ps_from_s};
@@ -41,6 +43,9 @@ pub struct Rebalancer {
     state: ExpertState,
     plans: Arc<Vec<Plan>>,
     stage: Stage,
+    observed: Observed,
+    /// What is known of the busiest ranks has changed since it was last asked for.
+    news: bool,
 }
 
 impl Rebalancer {
@@ -64,6 +69,8 @@ impl Rebalancer {
             state: ExpertState::default(),
             plans: Arc::clone(&experts.plans),
             stage: Stage::Rest,
+            observed: Observed::default(),
+            news: false,
         }
     }
 
@@ -75,6 +82,34 @@ impl Rebalancer {
         self.state.plan = number;
         self.state.layers = if number > 0 { plans.len() as u16 } else { 0 };
         self.plans = plans;
+        // Counted under others: the start is gone by again.
+        self.observed = Observed::default();
+        self.news = true;
+    }
+
+    /// If there is news of it since this was last asked: the busiest ranks, by what was counted and the plans in force, or
+    /// `None` where nothing was counted.
+    pub fn busiest_news(&mut self, shared: &Shared) -> Option<Option<Busiest>> {
+        if !std::mem::take(&mut self.news) {
+            return None;
+        }
+        let layers = shared.model.moe_layers().max(1);
+        let (next, new) = match &self.stage {
+            Stage::Loading { next, .. } => (&next.plans, usize::from(self.state.layers)),
+            _ => (&self.plans, layers as usize),
+        };
+        let plan = |layer: u32| {
+            let plans = if (layer as usize) < new {
+                next
+            } else {
+                &self.plans
+            };
+            of_layer(plans, layer)
+        };
+        let plans: Vec<&Plan> = (0..layers).map(plan).collect();
+        let start = shared.decode_experts.as_ref()?;
+        let balance = (shared.serving.experts.balance, shared.model.shared_experts);
+        Some(self.observed.busiest(&plans, new, start, balance))
     }
 
     /// What it waits for was lost.
@@ -123,6 +158,7 @@ impl Rebalancer {
         let layers = usize::from(self.state.layers) + step;
         self.state.layers = layers.min(next.plans.len()) as u16;
         *awaited = self.ranks;
+        self.news = true;
         if usize::from(self.state.layers) == next.plans.len() {
             self.plans = Arc::clone(&next.plans);
             self.stage = Stage::Rest;
@@ -147,6 +183,8 @@ impl Rebalancer {
                 *awaited -= 1;
                 if *awaited == 0 {
                     let loads = std::mem::take(loads);
+                    self.observed.counted(&loads, env.shared.model.top_k);
+                    self.news = true;
                     self.stage = Stage::Planning { loads };
                     let clock = super::launch::clock(env.ctx.me(), env).unwrap_or(1.0);
                     let plan_ms = ExpertFigures::builtin().rebalance.plan_ms;
@@ -182,6 +220,7 @@ impl Rebalancer {
                 let worst = |p: &Plan| p.rank_loads(load, top_k).into_iter().fold(0.0, f64::max);
                 if worst(&new) * (1.0 + figures.gain_min) < worst(old) {
                     changed = true;
+                    self.observed.planned(layer);
                     new
                 } else {
                     old.clone()

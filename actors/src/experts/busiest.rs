@@ -29,12 +29,24 @@ impl Busiest {
     /// In `layers` MoE layers; each token goes to `shared_experts` beside the routed ones.
     pub fn new(experts: &ExpertLayers, balance: Balance, layers: u32, shared_experts: u32) -> Self {
         let alike = experts.plans.len().max(experts.routings.len()) == 1;
-        let count = if alike { 1 } else { layers.max(1) };
-        let mut all: Vec<Class> = (0..count)
-            .map(|layer| {
-                let (plan, routing) = experts.at(layer);
-                class(plan, routing, balance, shared_experts)
-            })
+        let (count, each) = if alike {
+            (1, layers)
+        } else {
+            (layers.max(1), 1)
+        };
+        let all = (0..count).map(|layer| experts.at(layer));
+        Self::of_layers(all, each, balance, shared_experts)
+    }
+
+    /// By the plan and the routing of layers, each of which stands for `each`.
+    pub fn of_layers<'a>(
+        layers: impl Iterator<Item = (&'a Plan, &'a Routing)>,
+        each: u32,
+        balance: Balance,
+        shared_experts: u32,
+    ) -> Self {
+        let mut all: Vec<Class> = layers
+            .map(|(plan, routing)| class(plan, routing, balance, shared_experts))
             .collect();
         let load = |c: &Class| c.per_slot.iter().sum::<f64>();
         all.sort_by(|a, b| load(a).total_cmp(&load(b)));
@@ -43,10 +55,9 @@ impl Busiest {
         let classes = (0..classes)
             .map(|i| {
                 let (from, to) = (of(i), of(i + 1));
-                let share = if alike { layers } else { (to - from) as u32 };
                 let middle = (from + to - 1) / 2;
                 Class {
-                    layers: share,
+                    layers: (to - from) as u32 * each,
                     ..all[middle].clone()
                 }
             })
