@@ -226,6 +226,35 @@ fn what_has_not_drained_in_time_fails_with_the_reason() {
 }
 
 #[test]
+fn what_comes_back_after_the_time_to_drain_fails_with_the_reason() {
+    // Clients of a CPU that is lost before the switch turn to another after a second: the model that their requests are for
+    // is gone by then. Those of other CPUs end in time.
+    for restart in ["", " restart 1s"] {
+        let fault = format!("at 1.9s: crash node1/cpu2{restart}");
+        let lost = [
+            "--fault",
+            fault.as_str(),
+            "--set=model_cache.switch_at_s=2",
+            "--set=model_cache.drain_s=0.5",
+            "--set=workload.rate_per_s=200",
+            "--set=workload.output_tokens=8",
+            "--requests=800",
+        ];
+        let r = report(&lost);
+        let why = r["requests"]["failures"].as_object().unwrap();
+        let drained = |w: &&String| w.contains("model_cache.drain_s");
+        assert!(why.keys().any(|w| drained(&w)), "{why:?}");
+        let all = requests(&lost);
+        let late: Vec<_> = all.iter().filter(|r| r.0 < 2.0 && r.1 > 2.6).collect();
+        assert!(!late.is_empty(), "nobody came back: {fault}");
+        for (arrival_s, end_s, outcome) in late {
+            let failed = outcome.contains("model_cache.drain_s");
+            assert!(failed, "{arrival_s} {end_s} {outcome}");
+        }
+    }
+}
+
+#[test]
 fn the_end_of_the_time_to_drain_takes_none_of_the_other_model() {
     // 7 s after the start some of those that came after the switch are being served, and with a model from object storage
     // (14 s) all of them wait for it at their prefill groups.
