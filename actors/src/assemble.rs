@@ -9,9 +9,7 @@ use supernode_topology::Machine;
 use crate::compute::{DecodeTimes, DiePeaks, PrefillTimes, Roofline};
 use crate::config::{Fidelity, Number, Serving};
 use crate::die::Part;
-use crate::experts::{
-    Busiest, Drift, ExpertFigures, ExpertLayers, ExpertSetup, ExpertTables, start_loads,
-};
+use crate::experts::{Busiest, Drift, ExpertLayers, ExpertSetup, ExpertTables, start_loads};
 use crate::fabric::{Border, Crossed, Direction, Fabric, Paths};
 use crate::launch::{Launch, Phase};
 use crate::layout::{Group, Layout, mix};
@@ -74,12 +72,11 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
     let (p, e) = (&serving.prefill, &serving.experts);
     let drift = (e.drift_s > 0.0).then(|| {
         let loads = start_loads(model, e, tables, *seed);
-        let correlation = ExpertFigures::builtin().drift.correlation;
         Drift::new(
             loads,
             ps_from_s(e.drift_s),
             e.skew,
-            correlation,
+            e.drift_correlation,
             model.top_k,
             *seed,
         )

@@ -5,6 +5,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::experts::ExpertFigures;
+
 macro_rules! section {
     ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident : $ty:ty = $default:expr),+ $(,)? }) => {
         $(#[$doc])*
@@ -121,7 +123,7 @@ section! {
         /// Copies of the shared expert over a decode instance; 0 = one on every die, for its own tokens.
         shared_replicas: u32 = 32,
         /// Skew of the routing: standard deviation of ln(load) over a layer's experts, which is lognormal (0 = all equal).
-        skew: f64 = crate::experts::ExpertFigures::builtin().popularity.skew,
+        skew: f64 = ExpertFigures::builtin().popularity.skew,
         /// File of per-expert loads, instead of `skew`: CSV (MoE layer, expert, load), or a placement map (.npy, .npy.gz)
         /// whose copies stand for the load.
         load_file: Option<String> = None,
@@ -132,8 +134,22 @@ section! {
         plan_tokens: u32 = 0,
         /// Seconds between EPLB plans made from observed load, in decode; 0 = only once, at the start.
         eplb_interval_s: f64 = 0.0,
+        /// Time that a root's host takes to make a plan for all layers.
+        eplb_plan_ms: f64 = ExpertFigures::builtin().rebalance.plan_ms,
+        /// Layers whose new weights a die holds beside the old ones while it loads them.
+        eplb_layers_at_once: u32 = ExpertFigures::builtin().rebalance.layers_at_once,
+        /// Weights of a new plan cross a lane in pieces of so many MB.
+        eplb_chunk_mb: f64 = ExpertFigures::builtin().rebalance.chunk_mb,
+        /// A layer keeps its plan unless its busiest die would have at least this share less to do.
+        eplb_gain_min: f64 = ExpertFigures::builtin().rebalance.gain_min,
+        /// Bytes of a plan on the wire, for each expert slot.
+        eplb_plan_bytes_per_slot: u64 = ExpertFigures::builtin().rebalance.plan_bytes_per_slot,
+        /// Bytes of what a die has counted on the wire, for each of its expert slots.
+        eplb_load_bytes_per_slot: u64 = ExpertFigures::builtin().rebalance.load_bytes_per_slot,
         /// Seconds after which the load of decode's experts has drifted a bit further; 0 = it stays as it is.
         drift_s: f64 = 0.0,
+        /// Correlation of ln(load) with that before a drift: 1 = nothing drifts, 0 = load is drawn anew.
+        drift_correlation: f64 = ExpertFigures::builtin().drift.correlation,
     }
 }
 

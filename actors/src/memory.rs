@@ -2,7 +2,6 @@
 
 use crate::compute::Calibration;
 use crate::config::{Balance, Number, Serving};
-use crate::experts::ExpertFigures;
 use crate::model::ModelSpec;
 
 /// HBM of one die of a pool, in bytes.
@@ -81,7 +80,6 @@ impl DieMemory {
         let combine = f(model.hidden) * Number::Bf16.bytes();
         let e = &serving.experts;
         let moves = u.decode && e.balance == Balance::Eplb && e.eplb_interval_s > 0.0;
-        let staged = ExpertFigures::builtin().rebalance.layers_at_once as f64;
         Self {
             hbm_bytes: u.hbm_gb * 1e9,
             experts_per_die: u.experts_per_die,
@@ -91,7 +89,7 @@ impl DieMemory {
             head_bytes: weights.head_shard,
             buffers_bytes: f(u.ranks) * u.tokens_max as f64 * (dispatch + combine),
             staging_bytes: if moves {
-                staged * f(u.experts_per_die) * expert
+                f(e.eplb_layers_at_once) * f(u.experts_per_die) * expert
             } else {
                 0.0
             },

@@ -8,7 +8,7 @@ use serde_json::Value;
 use supernode_actors::launch::Flow;
 
 use super::claims::{Claims, Examined};
-use super::levers::{Lever, Where, fixed_in, levers, levers_in, moved, resource_of};
+use super::levers::{Lever, Where, levers, moved, resource_of};
 use super::plans::loader;
 use super::{Wanted, reports, set_in, stopped};
 use crate::error::{Error, Result};
@@ -40,8 +40,6 @@ pub struct Examination {
     pub bounds: Vec<Bound>,
     /// Assumed figures, those that move it most first.
     pub moves: Vec<Move>,
-    /// Assumed figures that may matter here and were not moved, as no scenario can set them.
-    pub not_moved: Vec<String>,
 }
 
 /// The share of the time that a resource bounds.
@@ -92,9 +90,8 @@ struct Plan<'a> {
     base: usize,
     limit: usize,
     resources: Vec<(&'a str, usize)>,
-    /// Assumed figures that can be moved, as they are in this scenario.
+    /// Assumed figures, as they are in this scenario.
     assumed: Vec<Lever>,
-    not_moved: Vec<String>,
 }
 
 /// The examined figure of each plan with each of its assumed figures moved; `None` where it cannot be run so.
@@ -108,7 +105,6 @@ pub fn examine(
     picked: &BTreeMap<usize, Vec<String>>,
     observe: &mut dyn FnMut(&Done) -> Flow,
 ) -> Result<Option<Vec<Examination>>> {
-    let levers = levers()?;
     let mut jobs = Vec::new();
     let mut plans = Vec::new();
     for (&place, set) in picked {
@@ -116,7 +112,7 @@ pub fn examine(
         let set = [&set[..], &examined.set].concat();
         let base = loader(claims, wanted, &examined.scenario, &set)?;
         let set = set_in(wanted, &set, &[]);
-        plans.push(plan(claims, (place, set), base, &levers, &mut jobs)?);
+        plans.push(plan(claims, (place, set), base, &mut jobs)?);
     }
     let outcomes = run_all(&jobs, wanted.workers, observe);
     if stopped(&outcomes) {
@@ -238,12 +234,11 @@ fn plan<'a>(
     claims: &'a Claims,
     (place, set): (usize, Vec<String>),
     base: Loader,
-    levers: &[Lever],
     jobs: &mut Vec<Job>,
 ) -> Result<Plan<'a>> {
     let examined = &claims.examined[place];
     let scenario = base.clone().load()?;
-    let levers = levers_in(&scenario, levers)?;
+    let levers = levers(&scenario)?;
     let mut want = |changes: &[(&Lever, f64)]| -> Result<usize> {
         jobs.push(moved(&base, changes, Some(examined.until_s))?);
         Ok(jobs.len() - 1)
@@ -280,8 +275,9 @@ fn plan<'a>(
         base: alone,
         limit,
         resources,
-        not_moved: fixed_in(&scenario, &levers)?,
-        assumed: levers.into_iter().filter(Lever::can_be_tried).collect(),
+        assumed: (levers.into_iter())
+            .filter(|lever| lever.assumed.is_some())
+            .collect(),
     })
 }
 
@@ -328,6 +324,5 @@ fn found(
         of_limit: value / limit,
         bounds,
         moves,
-        not_moved: plan.not_moved.clone(),
     })
 }

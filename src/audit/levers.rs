@@ -18,8 +18,6 @@ use crate::sweep::Job;
 pub enum Where {
     Operators,
     Machine,
-    /// The file of expert load, with no key of a scenario.
-    Experts,
     /// A key of scenarios.
     Scenario,
 }
@@ -36,78 +34,101 @@ pub struct Lever {
     pub assumed: Option<String>,
 }
 
-/// The machine whose file states all figures; others are built on it.
-const ROOT_MACHINE: &str = "cloudmatrix384";
-
-/// How experts are loaded, and what rebalancing costs.
+/// How experts are loaded, and what rebalancing costs: defaults of scenarios.
 const EXPERTS: &str = include_str!("../../actors/specs/experts.toml");
 
-/// Expert figures that no scenario can set, by the start of their keys, and the key that is above 0 where they matter.
-const FIXED: [(&str, &str); 2] = [
-    ("drift.", "experts.drift_s"),
-    ("rebalance.", "experts.eplb_interval_s"),
+/// Tables of that file, and how the keys of scenarios begin that their figures are defaults of.
+const EXPERT_KEYS: [(&str, &str); 3] = [
+    ("popularity.", "experts."),
+    ("drift.", "experts.drift_"),
+    ("rebalance.", "experts.eplb_"),
 ];
 
-/// All figures of the built-in files of operators, machine and expert load, and the assumed defaults of scenarios.
-pub fn levers() -> Result<Vec<Lever>> {
-    let machine = Machine::builtin_toml(ROOT_MACHINE).unwrap_or_default();
-    let mut all = read(Where::Operators, Calibration::BUILTIN)?;
-    all.extend(read(Where::Machine, machine)?);
-    all.extend(read(Where::Experts, EXPERTS)?.into_iter().map(|lever| {
-        let name = lever.key.rsplit('.').next().unwrap_or_default();
-        let key = format!("experts.{name}");
-        if known_keys().iter().any(|k| k.path == key) {
-            let at = Where::Scenario;
-            Lever { at, key, ..lever }
-        } else {
-            lever
-        }
-    }));
-    let defaults = table_of(&Scenario::default())?;
-    for key in known_keys() {
-        let Some(why) = &key.assumed else { continue };
-        if let Some((value, whole)) = number_at(&defaults, &key.path) {
-            all.push(Lever {
-                at: Where::Scenario,
-                key: key.path.clone(),
-                value,
-                whole,
-                assumed: Some(why.clone()),
-            });
-        }
-    }
+/// Keys, by their starts, that do nothing unless another is above 0.
+const NEEDS: [(&str, &str); 2] = [
+    ("experts.drift_", "experts.drift_s"),
+    ("experts.eplb_", "experts.eplb_interval_s"),
+];
+
+/// All figures of a scenario's operators and machine, and what is assumed among its own keys, but for those of what it does
+/// not do. Values are those of the scenario.
+pub fn levers(scenario: &Scenario) -> Result<Vec<Lever>> {
+    let keys = table_of(scenario)?;
+    let operators = table_of(&run::calibration(&scenario.operators)?)?;
+    let operator_levers = read(Where::Operators, Calibration::BUILTIN)?;
+    let mut all = with_values(operator_levers, &operators);
+    all.extend(of_machine(&scenario.machine)?);
+    let needed = |lever: &Lever| {
+        let needs = NEEDS
+            .iter()
+            .filter(|(start, _)| lever.key.starts_with(start));
+        needs
+            .into_iter()
+            .all(|(_, key)| number_at(&keys, key).is_some_and(|(x, _)| x > 0.0))
+    };
+    let own = with_values(of_scenarios()?, &keys);
+    all.extend(own.into_iter().filter(needed));
     Ok(all)
 }
 
-/// The same with the values that they have in a scenario.
-pub fn levers_in(scenario: &Scenario, levers: &[Lever]) -> Result<Vec<Lever>> {
-    let operators = table_of(&run::calibration(&scenario.operators)?)?;
-    let keys = table_of(scenario)?;
-    let value = |lever: &Lever| {
-        let table = match lever.at {
-            Where::Operators => &operators,
-            Where::Scenario => &keys,
-            Where::Machine | Where::Experts => return lever.value,
-        };
-        number_at(table, &lever.key).map_or(lever.value, |(value, _)| value)
-    };
-    let in_scenario = |lever: &Lever| Lever {
-        value: value(lever),
-        ..lever.clone()
-    };
-    Ok(levers.iter().map(in_scenario).collect())
+/// Defaults of scenarios that have a reason beside them: in the file of expert load, or in what their key says.
+fn of_scenarios() -> Result<Vec<Lever>> {
+    let defaults = table_of(&Scenario::default())?;
+    let experts = read(Where::Scenario, EXPERTS)?.into_iter().map(|lever| {
+        let key = EXPERT_KEYS.iter().find_map(|(table, start)| {
+            let name = lever.key.strip_prefix(table)?;
+            Some(format!("{start}{name}"))
+        });
+        Lever {
+            key: key.unwrap_or_default(),
+            ..lever
+        }
+    });
+    let marked = known_keys().iter().filter_map(|key| {
+        let assumed = Some(key.assumed.clone()?);
+        let (value, whole) = number_at(&defaults, &key.path)?;
+        Some(Lever {
+            at: Where::Scenario,
+            key: key.path.clone(),
+            value,
+            whole,
+            assumed,
+        })
+    });
+    Ok(experts.chain(marked).collect())
 }
 
-/// Assumed figures that matter in a scenario and cannot be moved, as no scenario can set them.
-pub fn fixed_in(scenario: &Scenario, levers: &[Lever]) -> Result<Vec<String>> {
-    let keys = table_of(scenario)?;
-    let matters = |lever: &&Lever| {
-        FIXED.iter().any(|(start, key)| {
-            lever.key.starts_with(start) && number_at(&keys, key).is_some_and(|(x, _)| x > 0.0)
-        })
-    };
-    let fixed = levers.iter().filter(|l| l.at == Where::Experts);
-    Ok(fixed.filter(matters).map(Lever::name).collect())
+/// Figures of a machine. Whether one is assumed is said by the file that states it: the machine's own, or one that it
+/// is built on.
+fn of_machine(name: &str) -> Result<Vec<Lever>> {
+    let machine = run::machine(name)?;
+    let mut all: Vec<Lever> = Vec::new();
+    let mut next = Some(name.to_string());
+    while let Some(name) = next {
+        let text = match Machine::builtin_toml(&name) {
+            Some(text) => text.to_string(),
+            None => std::fs::read_to_string(&name)
+                .map_err(|e| Error::user(format!("machine file {name}: {e}")))?,
+        };
+        for lever in read(Where::Machine, &text)? {
+            if !all.iter().any(|known| known.key == lever.key) {
+                all.push(lever);
+            }
+        }
+        let table: Table = toml::from_str(&text).map_err(|e| Error::failed(e.to_string()))?;
+        next = table.get("base").and_then(Value::as_str).map(String::from);
+    }
+    Ok(with_values(all, &table_of(&machine.spec)?))
+}
+
+/// The same figures with the values that they have in a table.
+fn with_values(levers: Vec<Lever>, table: &Table) -> Vec<Lever> {
+    let value = |lever: &Lever| number_at(table, &lever.key).map_or(lever.value, |(x, _)| x);
+    let valued = levers.into_iter().map(|lever| Lever {
+        value: value(&lever),
+        ..lever
+    });
+    valued.collect()
 }
 
 fn table_of(value: &impl serde::Serialize) -> Result<Table> {
@@ -188,14 +209,8 @@ impl Lever {
         match self.at {
             Where::Operators => format!("operators.{}", self.key),
             Where::Machine => format!("machine {}", self.key),
-            Where::Experts => format!("expert load {}", self.key),
             Where::Scenario => self.key.clone(),
         }
-    }
-
-    /// It is assumed, and can be moved.
-    pub fn can_be_tried(&self) -> bool {
-        self.assumed.is_some() && self.at != Where::Experts
     }
 
     /// It mostly matters in other runs than those of claims: with faults, loads of weights, or transfers between pools.
@@ -233,7 +248,7 @@ pub fn resource_of<'a>(resources: &'a [Resource], lever: &Lever) -> Option<&'a s
             let globs = match lever.at {
                 Where::Operators => &r.operators,
                 Where::Machine => &r.machine,
-                Where::Experts | Where::Scenario => return false,
+                Where::Scenario => return false,
             };
             globs.iter().any(|g| lever.matches(g))
         })
@@ -243,7 +258,7 @@ pub fn resource_of<'a>(resources: &'a [Resource], lever: &Lever) -> Option<&'a s
 /// The scenario of `base` with some figures changed, stopped after `until_s`, if at all.
 pub fn moved(base: &Loader, changes: &[(&Lever, f64)], until_s: Option<f64>) -> Result<Job> {
     let mut loader = base.clone();
-    let mut machine = Table::new();
+    let mut of_machine = Vec::new();
     for (lever, value) in changes {
         // Efficiencies and times alike are written as reals, and counts as whole numbers.
         let whole = lever.whole && value.fract() == 0.0;
@@ -254,26 +269,27 @@ pub fn moved(base: &Loader, changes: &[(&Lever, f64)], until_s: Option<f64>) -> 
             Where::Operators | Where::Scenario => {
                 loader.set(&format!("{}={value:?}", lever.name()))?;
             }
-            Where::Experts => {}
             Where::Machine => {
                 let value = if whole {
                     Value::Integer(*value as i64)
                 } else {
                     Value::Float(*value)
                 };
-                put(&mut machine, &lever.key, value);
+                of_machine.push((&lever.key, value));
             }
         }
     }
     let scenario = loader.load()?;
-    let machine = if machine.is_empty() {
+    let machine = if of_machine.is_empty() {
         None
     } else {
-        let name = scenario.machine.clone();
-        machine.insert("base".into(), Value::String(name.clone()));
-        machine.insert("name".into(), Value::String(name.clone()));
-        let text = toml::to_string(&machine).map_err(|e| Error::failed(e.to_string()))?;
-        let moved = Machine::from_toml(&text, &name).map_err(|e| Error::user(e.to_string()))?;
+        let name = &scenario.machine;
+        let mut spec = table_of(&run::machine(name)?.spec)?;
+        for (key, value) in of_machine {
+            put(&mut spec, key, value);
+        }
+        let text = toml::to_string(&spec).map_err(|e| Error::failed(e.to_string()))?;
+        let moved = Machine::from_toml(&text, name).map_err(|e| Error::user(e.to_string()))?;
         Some(Arc::new(moved))
     };
     Ok(Job {
@@ -303,9 +319,17 @@ fn put(table: &mut Table, key: &str, value: Value) {
 mod tests {
     use super::*;
 
+    /// A scenario that uses everything.
+    fn full() -> Scenario {
+        let mut scenario = Scenario::default();
+        scenario.experts.drift_s = 1.0;
+        scenario.experts.eplb_interval_s = 1.0;
+        scenario
+    }
+
     #[test]
     fn assumed_figures_are_found_with_their_reasons() {
-        let all = levers().unwrap();
+        let all = levers(&full()).unwrap();
         let find = |key: &str| all.iter().find(|l| l.key == key).unwrap();
         assert_eq!(find("gemm.int8_efficiency").assumed, None);
         let us = find("overhead.operator_us");
@@ -320,26 +344,42 @@ mod tests {
         let said = |text: &str| text.matches("# assumed").count();
         let files = [
             Calibration::BUILTIN,
-            Machine::builtin_toml(ROOT_MACHINE).unwrap(),
+            Machine::builtin_toml("cloudmatrix384").unwrap(),
             EXPERTS,
         ];
         let config = include_str!("../../actors/src/config.rs");
         let marked: usize =
             files.map(said).iter().sum::<usize>() + config.matches("(assumed: ").count();
         assert_eq!(all.iter().filter(|l| l.assumed.is_some()).count(), marked);
-        // What cannot be moved is known to matter only where something is switched on that claims leave off.
-        for lever in all.iter().filter(|l| l.at == Where::Experts) {
-            let fixed = FIXED.iter().any(|(start, _)| lever.key.starts_with(start));
-            assert!(fixed || lever.assumed.is_none(), "{}", lever.key);
+        // Those of scenarios are keys of scenarios.
+        for lever in all.iter().filter(|l| l.at == Where::Scenario) {
+            let known = known_keys().iter().any(|k| k.path == lever.key);
+            assert!(known, "{}", lever.key);
         }
-        let mut scenario = Scenario::default();
-        assert!(fixed_in(&scenario, &all).unwrap().is_empty());
-        scenario.experts.eplb_interval_s = 1.0;
-        let fixed = fixed_in(&scenario, &all).unwrap();
-        assert!(
-            fixed.contains(&"expert load rebalance.plan_ms".to_string()),
-            "{fixed:?}"
+    }
+
+    #[test]
+    fn what_drift_and_rebalancing_assume_is_looked_at_where_they_are() {
+        let keys = |scenario: &Scenario, start: &str| {
+            let all = levers(scenario).unwrap();
+            let found = all.iter().filter(|l| l.key.starts_with(start));
+            found.map(|l| l.key.clone()).collect::<Vec<_>>()
+        };
+        let plain = Scenario::default();
+        assert_eq!(keys(&plain, "experts."), ["experts.skew"]);
+        let mut drifts = plain.clone();
+        drifts.experts.drift_s = 0.5;
+        assert_eq!(
+            keys(&drifts, "experts."),
+            ["experts.skew", "experts.drift_correlation"]
         );
+        let mut plans = plain;
+        plans.experts.eplb_interval_s = 0.5;
+        plans.experts.eplb_plan_ms = 30.0;
+        assert_eq!(keys(&plans, "experts.eplb_").len(), 6);
+        let all = levers(&plans).unwrap();
+        let plan = all.iter().find(|l| l.key == "experts.eplb_plan_ms");
+        assert_eq!(plan.unwrap().value, 30.0);
     }
 
     #[test]
@@ -347,7 +387,7 @@ mod tests {
         let mut scenario = Scenario::default();
         scenario.experts.skew = 0.3;
         scenario.operators.overhead.operator_us = Some(4.0);
-        let all = levers_in(&scenario, &levers().unwrap()).unwrap();
+        let all = levers(&scenario).unwrap();
         let value = |key: &str| all.iter().find(|l| l.key == key).unwrap().value;
         assert_eq!(
             (value("experts.skew"), value("overhead.operator_us")),
@@ -356,10 +396,43 @@ mod tests {
     }
 
     #[test]
+    fn figures_of_the_machine_are_those_of_the_machine_that_the_scenario_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("own.toml");
+        let text = "base = \"mini4\"\nname = \"own\"\n[die]\nhbm_gb_per_s = 1000 # assumed: a guess\n\
+                    [rdma]\nlatency_us = 8.0 # measured\n[vpc]\nlatency_us = 20.0 # assumed: another\n";
+        std::fs::write(&path, text).unwrap();
+        let mut base = Loader::new();
+        base.option("test", "machine", path.display().to_string())
+            .unwrap();
+        let all = levers(&base.clone().load().unwrap()).unwrap();
+        let find = |key: &str| all.iter().find(|l| l.key == key).unwrap();
+        // Values and marks of the file itself, and for what it leaves open those of what it is built on.
+        let hbm = find("die.hbm_gb_per_s");
+        assert_eq!(
+            (hbm.value, hbm.assumed.as_deref()),
+            (1000.0, Some("a guess"))
+        );
+        let rdma = find("rdma.latency_us");
+        assert_eq!((rdma.value, &rdma.assumed), (8.0, &None));
+        assert_eq!(find("vpc.latency_us").assumed.as_deref(), Some("another"));
+        assert_eq!(find("counts.nodes").value, 4.0);
+        assert!(find("sio.latency_us").assumed.is_some());
+        // Moving one moves it on that machine.
+        let job = moved(&base, &[(hbm, hbm.times(1.2)), (rdma, 4.0)], None).unwrap();
+        let spec = &job.machine.unwrap().spec;
+        assert_eq!((spec.die.hbm_gb_per_s, spec.rdma.latency_us), (1200.0, 4.0));
+        assert_eq!((spec.counts.nodes, spec.vpc.latency_us), (4, 20.0));
+        assert_eq!(spec.name, "own");
+    }
+
+    #[test]
     fn every_figure_can_be_moved_by_a_fifth_both_ways() {
-        let base = Loader::new();
-        for lever in levers().unwrap() {
-            if !lever.can_be_tried() {
+        let mut base = Loader::new();
+        base.set("experts.drift_s=1").unwrap();
+        base.set("experts.eplb_interval_s=1").unwrap();
+        for lever in levers(&full()).unwrap() {
+            if lever.assumed.is_none() {
                 continue;
             }
             for factor in [0.8, 1.2] {
@@ -384,7 +457,7 @@ mod tests {
             machine: vec![],
             operators: vec![glob.into()],
         };
-        let all = levers().unwrap();
+        let all = levers(&Scenario::default()).unwrap();
         let find = |key: &str| all.iter().find(|l| l.key == key).unwrap();
         let resources = [resource("a", "dispatch.startup_us"), resource("b", "*_us")];
         assert_eq!(

@@ -151,10 +151,6 @@ fn examined(t: &mut String, e: &Examination) {
             percent(next.most())
         );
     }
-    if !e.not_moved.is_empty() {
-        let fixed = e.not_moved.join(", ");
-        let _ = writeln!(t, "  not moved, as nothing can set them: {fixed}");
-    }
 }
 
 fn signed(share: f64) -> String {

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use supernode_actors::config::{Balance, WeightStart};
+use supernode_actors::config::{Balance, Experts, WeightStart};
 
 use super::{Distribution, Kind, Length, Scenario};
 
@@ -136,6 +136,8 @@ pub fn check(s: &Scenario) -> Result<(), Wrong> {
     real("experts.skew", e.skew, 0.0, 10.0)?;
     real("experts.eplb_interval_s", e.eplb_interval_s, 0.0, YEAR_S)?;
     real("experts.drift_s", e.drift_s, 0.0, YEAR_S)?;
+    real("experts.drift_correlation", e.drift_correlation, 0.0, 1.0)?;
+    rebalancing(e)?;
     if e.eplb_interval_s > 0.0 && e.balance != Balance::Eplb {
         return wrong(
             "experts.eplb_interval_s",
@@ -190,6 +192,17 @@ pub fn check(s: &Scenario) -> Result<(), Wrong> {
     real("slo.tpot_ms", s.slo.tpot_ms, 0.001, 1e9)?;
 
     workload(s)
+}
+
+fn rebalancing(e: &Experts) -> Result<(), Wrong> {
+    real("experts.eplb_plan_ms", e.eplb_plan_ms, 0.001, 1e9)?;
+    let layers = e.eplb_layers_at_once.into();
+    whole("experts.eplb_layers_at_once", layers, 1, 10_000)?;
+    real("experts.eplb_chunk_mb", e.eplb_chunk_mb, 0.01, 1e6)?;
+    real("experts.eplb_gain_min", e.eplb_gain_min, 0.0, 100.0)?;
+    let (plan, load) = (e.eplb_plan_bytes_per_slot, e.eplb_load_bytes_per_slot);
+    whole("experts.eplb_plan_bytes_per_slot", plan, 1, 1 << 20)?;
+    whole("experts.eplb_load_bytes_per_slot", load, 1, 1 << 20)
 }
 
 fn model_cache(s: &Scenario) -> Result<(), Wrong> {

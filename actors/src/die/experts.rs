@@ -16,9 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::env::Env;
-use crate::experts::{
-    ExpertFigures, ExpertMsg, ExpertState, NewPlan, Plan, Routing, SlotUse, of_layer,
-};
+use crate::experts::{ExpertMsg, ExpertState, NewPlan, Plan, Routing, SlotUse, of_layer};
 use crate::message::{Msg, Plane};
 use crate::runtime::Actor;
 use crate::world::Shared;
@@ -181,8 +179,8 @@ impl RankExperts {
     pub fn handle(&mut self, from: Actor, msg: ExpertMsg, env: &mut Env<'_, '_>) {
         match msg {
             ExpertMsg::LoadAsk { round } if from == self.root => {
-                let figures = &ExpertFigures::builtin().rebalance;
-                let bytes = self.units.len() as u64 * figures.load_bytes_per_slot;
+                let per_slot = env.shared.serving.experts.eplb_load_bytes_per_slot;
+                let bytes = self.units.len() as u64 * per_slot;
                 let none = vec![0; self.units.len()];
                 let units = std::mem::replace(&mut self.units, none);
                 let load = Msg::Experts(Box::new(ExpertMsg::Load {
@@ -223,10 +221,10 @@ impl RankExperts {
     /// Notes whose weights the next few layers need, and asks for the first of them.
     fn load_more(&mut self, env: &mut Env<'_, '_>) {
         let next = self.next.clone().expect("a new plan has come");
-        let figures = &ExpertFigures::builtin().rebalance;
-        let from = self.loading_to;
-        self.loading_to = (from + figures.layers_at_once).min(next.plans.len());
         let shared = env.shared;
+        let layers = shared.serving.experts.eplb_layers_at_once as usize;
+        let from = self.loading_to;
+        self.loading_to = (from + layers).min(next.plans.len());
         let bytes = shared.expert_bytes();
         for layer in from..self.loading_to {
             let old = of_layer(&self.plans, layer as u32);
@@ -246,7 +244,7 @@ impl RankExperts {
         let Some(next) = &self.next else { return };
         let plan = next.number;
         if let Some(wanted) = self.wanted.front() {
-            let chunk = (ExpertFigures::builtin().rebalance.chunk_mb * 1e6) as u64;
+            let chunk = (env.shared.serving.experts.eplb_chunk_mb * 1e6) as u64;
             let bytes = wanted.bytes_left.min(chunk);
             let group = &env.shared.layout.decode[usize::from(self.group)];
             let to = env.shared.die_actor(group.dies[wanted.source as usize]);

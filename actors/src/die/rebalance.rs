@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use crate::config::Balance;
 use crate::env::Env;
-use crate::experts::{
-    Busiest, ExpertFigures, ExpertMsg, ExpertState, NewPlan, Observed, Plan, SlotUse, of_layer,
-};
+use crate::experts::{Busiest, ExpertMsg, ExpertState, NewPlan, Observed, Plan, SlotUse, of_layer};
 use crate::message::{Msg, Plane};
 use crate::runtime::Actor;
 use crate::time::{Ps, ps_from_s};
@@ -142,7 +140,7 @@ impl Rebalancer {
                     let round = self.round;
                     self.to_all(&ExpertMsg::LoadAsk { round }, 0, env);
                 }
-                Stage::Loading { awaited: 0, .. } => self.advance(),
+                Stage::Loading { awaited: 0, .. } => self.advance(env.shared),
                 _ => {}
             }
         }
@@ -150,11 +148,11 @@ impl Rebalancer {
     }
 
     /// All ranks have the weights of some more layers: from this step on they are in force.
-    fn advance(&mut self) {
+    fn advance(&mut self, shared: &Shared) {
         let Stage::Loading { next, awaited } = &mut self.stage else {
             unreachable!("only loaded layers are put in force")
         };
-        let step = ExpertFigures::builtin().rebalance.layers_at_once;
+        let step = shared.serving.experts.eplb_layers_at_once as usize;
         let layers = usize::from(self.state.layers) + step;
         self.state.layers = layers.min(next.plans.len()) as u16;
         *awaited = self.ranks;
@@ -187,7 +185,7 @@ impl Rebalancer {
                     self.news = true;
                     self.stage = Stage::Planning { loads };
                     let clock = super::launch::clock(env.ctx.me(), env).unwrap_or(1.0);
-                    let plan_ms = ExpertFigures::builtin().rebalance.plan_ms;
+                    let plan_ms = env.shared.serving.experts.eplb_plan_ms;
                     let ps = ps_from_s(plan_ms / clock * 1e-3);
                     let made = ExpertMsg::PlanMade { round };
                     env.after(ps, Msg::Experts(Box::new(made)));
@@ -208,7 +206,7 @@ impl Rebalancer {
 
     /// Makes the plan, and sends it to the ranks if it changes anything.
     fn distribute(&mut self, loads: &[Vec<f64>], env: &mut Env<'_, '_>) {
-        let figures = &ExpertFigures::builtin().rebalance;
+        let figures = &env.shared.serving.experts;
         let top_k = env.shared.model.top_k;
         let mut changed = false;
         let plans: Vec<Plan> = loads
@@ -218,7 +216,7 @@ impl Rebalancer {
                 let old = of_layer(&self.plans, layer as u32);
                 let new = old.rebalanced(load, top_k);
                 let worst = |p: &Plan| p.rank_loads(load, top_k).into_iter().fold(0.0, f64::max);
-                if worst(&new) * (1.0 + figures.gain_min) < worst(old) {
+                if worst(&new) * (1.0 + figures.eplb_gain_min) < worst(old) {
                     changed = true;
                     self.observed.planned(layer);
                     new
@@ -243,7 +241,7 @@ impl Rebalancer {
             next: Arc::clone(&next),
             awaited: self.ranks,
         };
-        let bytes = slots as u64 * figures.plan_bytes_per_slot;
+        let bytes = slots as u64 * figures.eplb_plan_bytes_per_slot;
         let root = env.ctx.me();
         self.to_all(&ExpertMsg::Plan { root, plan: next }, bytes, env);
     }

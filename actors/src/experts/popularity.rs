@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::runtime::Rng;
 
-/// Figures of expert load, from `specs/experts.toml`.
+/// Figures of expert load, from `specs/experts.toml`: defaults of `experts.skew`, `drift_*` and `eplb_*` in scenarios.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExpertFigures {
@@ -37,7 +37,7 @@ pub struct RebalanceFigures {
     /// Time the host takes to make a plan.
     pub plan_ms: f64,
     /// Layers whose new weights a die holds beside the old ones.
-    pub layers_at_once: usize,
+    pub layers_at_once: u32,
     /// Size of the pieces that weights cross the lanes in.
     pub chunk_mb: f64,
     /// Share by which the busiest die of a layer must gain from a new plan.
