@@ -134,6 +134,47 @@ fn rebalancing_is_the_same_on_any_shards_and_fidelity_sees_it() {
 }
 
 #[test]
+fn what_plans_cost_and_how_far_load_drifts_can_be_set() {
+    let with = |set: &str| {
+        let set = format!("--set=experts.{set}");
+        report(&[
+            "--set=experts.drift_s=0.1",
+            "--set=experts.eplb_interval_s=0.1",
+            "--set=workload.output_tokens=16",
+            set.as_str(),
+        ])
+    };
+    let count = |r: &serde_json::Value, key: &str| r["experts"][key].as_u64().unwrap();
+    let plain = with("redundant=32");
+    assert!(count(&plain, "plans") > 0 && count(&plain, "moved_bytes") > 0);
+    // A plan that must bring more than any can.
+    assert_eq!(count(&with("eplb_gain_min=100"), "plans"), 0);
+    // The more it drifts, the worse a plan fits.
+    let uneven = |correlation: f64| {
+        let r = with(&format!("drift_correlation={correlation}"));
+        r["experts"]["load_max_over_mean"].as_f64().unwrap()
+    };
+    let [new, drifted, stays] = [0.0, 0.99, 1.0].map(uneven);
+    assert!(new > 1.1 * drifted, "{new} {drifted}");
+    assert!(drifted > 1.02 * stays, "{drifted} {stays}");
+    // Smaller pieces are more messages, and what a die holds beside its weights is part of its memory.
+    let pieces = with("eplb_chunk_mb=1");
+    let control = |r: &serde_json::Value| r["messages"]["control"].as_u64().unwrap();
+    assert!(control(&pieces) > control(&plain));
+    let staged = |r: &serde_json::Value| r["memory"]["decode"]["staging_bytes"].as_f64().unwrap();
+    let half = with("eplb_layers_at_once=4");
+    assert_eq!(2.0 * staged(&half), staged(&plain));
+    // Plans come sooner, and what is counted and planned is of another size on the wire.
+    for set in [
+        "eplb_plan_ms=5",
+        "eplb_plan_bytes_per_slot=512",
+        "eplb_load_bytes_per_slot=512",
+    ] {
+        assert_ne!(with(set)["digest"], plain["digest"], "{set}");
+    }
+}
+
+#[test]
 fn intervals_without_eplb_are_refused() {
     refused(
         &[

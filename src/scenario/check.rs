@@ -397,6 +397,22 @@ mod tests {
             ),
             ("slo.tpot_ms=-1", "slo.tpot_ms = -1: expected"),
             (
+                "experts.drift_correlation=1.1",
+                "experts.drift_correlation = 1.1: expected a number from 0 to 1",
+            ),
+            (
+                "experts.eplb_layers_at_once=0",
+                "experts.eplb_layers_at_once = 0: expected a whole number from 1",
+            ),
+            (
+                "experts.eplb_chunk_mb=0",
+                "experts.eplb_chunk_mb = 0: expected",
+            ),
+            (
+                "experts.eplb_gain_min=-0.1",
+                "experts.eplb_gain_min = -0.1: expected",
+            ),
+            (
                 "cache.dram_gb_per_node=inf",
                 "cache.dram_gb_per_node = inf: expected",
             ),
