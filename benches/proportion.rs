@@ -108,10 +108,15 @@ fn main() {
     };
     let mut rows = Vec::new();
     let mut row = |what: String, value, against: Option<(&str, f64)>| {
+        let unit = if against.is_some() {
+            "s of CPU time"
+        } else {
+            "s"
+        };
         rows.push(Row {
             what,
             value,
-            unit: "s of CPU time",
+            unit,
             against: against
                 .map(|(name, r)| (name.to_owned(), r))
                 .into_iter()

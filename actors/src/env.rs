@@ -236,7 +236,7 @@ impl Env<'_, '_> {
                 number,
             );
             if plane == Plane::Ub && self.shared.node_of(me) != self.shared.node_of(to) {
-                self.across_uplinks(true, start_ps, end_ps, bytes);
+                self.across_uplinks(true, start_ps, end_ps, |_| bytes);
             }
         }
         let inbound = Inbound {
@@ -301,7 +301,7 @@ impl Env<'_, '_> {
                 number,
             );
             if plane == Plane::Ub && self.shared.node_of(from) != self.shared.node_of(me) {
-                self.across_uplinks(false, start_ps, end_ps, bytes);
+                self.across_uplinks(false, start_ps, end_ps, |_| bytes);
             }
         }
         let written_ps = self.through_memory(bytes, served);

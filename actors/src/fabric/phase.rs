@@ -133,7 +133,7 @@ impl Env<'_, '_> {
         if self.trace.is_on() {
             self.trace_sending(p, &sender, toll.extra_ps, lane_id.0);
             let crossing = crossing_units * bytes;
-            self.across_uplinks(true, p.start_ps, sender.lane_free_ps, crossing);
+            self.across_uplinks(true, p.start_ps, sender.lane_free_ps, |_| crossing);
         }
         if toll.lost {
             // No lane lets anything out: neither messages nor flags.
@@ -283,15 +283,16 @@ impl Env<'_, '_> {
         let lanes = &mut fabric.links[(lane.0 - fabric.first_link) as usize].down;
         let (free_ps, busy_ps, bytes) = (lanes.free_ps, lanes.busy_ps, lanes.bytes);
         let nodes = group(&self.shared.layout, board).nodes.len();
-        let board = &mut fabric.boards[board as usize];
-        let from_ps = board.began_ps(channel, phase);
-        let mut receipt = board.collect(rank, channel, phase, now, lanes, units);
+        let posted = &mut fabric.boards[board as usize];
+        let from_ps = posted.began_ps(channel, phase);
+        let mut receipt = posted.collect(rank, channel, phase, now, lanes, units);
         if self.trace.is_on() {
             let (end_ps, bytes) = (lanes.free_ps, lanes.bytes - bytes);
             let start_ps = free_ps.max(from_ps);
             let messages = u64::from(receipt.messages);
-            let crossing = board.bytes_from_afar(rank, channel, phase, units);
-            self.across_uplinks(false, start_ps, end_ps.max(start_ps), crossing);
+            self.across_uplinks(false, start_ps, end_ps.max(start_ps), |env| {
+                env.fabric.boards[board as usize].bytes_from_afar(rank, channel, phase, units)
+            });
             if end_ps > start_ps {
                 self.span_of(
                     lane.0,

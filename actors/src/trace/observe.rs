@@ -70,11 +70,21 @@ impl Env<'_, '_> {
         }
     }
 
-    /// Bytes to (`out`) or from another node, on the L1-L2 links of this actor's.
-    pub fn across_uplinks(&mut self, out: bool, start_ps: Ps, end_ps: Ps, bytes: u64) {
+    /// Bytes to (`out`) or from another node, on the L1-L2 links of this actor's; counted only if somebody asks.
+    pub fn across_uplinks(
+        &mut self,
+        out: bool,
+        start_ps: Ps,
+        end_ps: Ps,
+        bytes: impl FnOnce(&Self) -> u64,
+    ) {
+        let shared = self.shared;
+        let first = shared.machine.uplink(shared.node_of(self.ctx.me()), 0, 0).0;
+        if !self.trace.wants(first) {
+            return;
+        }
+        let bytes = bytes(self);
         if bytes > 0 {
-            let shared = self.shared;
-            let first = shared.machine.uplink(shared.node_of(self.ctx.me()), 0, 0).0;
             let (what, place) = (What::Uplinks, Place::default());
             self.span_of(first, what, start_ps, end_ps, place, bytes, out.into());
         }
