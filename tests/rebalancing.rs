@@ -184,6 +184,14 @@ fn intervals_without_eplb_are_refused() {
         ],
         &["experts.eplb_interval_s = 5", "experts.balance = \"eplb\""],
     );
+    for key in ["experts.eplb_interval_s", "experts.drift_s"] {
+        // So often that a run would do nothing else.
+        let set = format!("--set={key}=1e-9");
+        refused(
+            &["run", &set],
+            &[key, "expected 0 (never) or a number from 0.01"],
+        );
+    }
 }
 
 /// A model of so few experts that each has a die of its own, the four most loaded two or more.

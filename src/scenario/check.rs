@@ -80,6 +80,21 @@ const NPUS_MAX: u64 = 1_000_000;
 const TOKENS_MAX: u64 = 100_000_000;
 pub const REQUESTS_MAX: u64 = 50_000_000;
 const YEAR_S: f64 = 365.0 * 86_400.0;
+
+/// Load does not change, and plans are not made, more often than a step may take.
+const EVERY_LEAST_S: f64 = 0.01;
+
+/// Seconds between two of something; 0: never.
+fn off_or_every(key: &'static str, s: f64) -> Result<(), Wrong> {
+    if s > 0.0 && s < EVERY_LEAST_S {
+        return wrong(
+            key,
+            s,
+            format!("expected 0 (never) or a number from {EVERY_LEAST_S} to {YEAR_S}"),
+        );
+    }
+    real(key, s, 0.0, YEAR_S)
+}
 /// Virtual time is picoseconds in 64 bits: 213 days.
 pub const SPAN_S_MAX: f64 = 180.0 * 86_400.0;
 
@@ -134,8 +149,8 @@ pub fn check(s: &Scenario) -> Result<(), Wrong> {
         NPUS_MAX,
     )?;
     real("experts.skew", e.skew, 0.0, 10.0)?;
-    real("experts.eplb_interval_s", e.eplb_interval_s, 0.0, YEAR_S)?;
-    real("experts.drift_s", e.drift_s, 0.0, YEAR_S)?;
+    off_or_every("experts.eplb_interval_s", e.eplb_interval_s)?;
+    off_or_every("experts.drift_s", e.drift_s)?;
     real("experts.drift_correlation", e.drift_correlation, 0.0, 1.0)?;
     rebalancing(e)?;
     if e.eplb_interval_s > 0.0 && e.balance != Balance::Eplb {
