@@ -193,8 +193,11 @@ pub struct LinkReport {
 pub struct ExpertsReport {
     /// Tokens of the busiest die over the mean, in one layer, averaged over layers.
     pub load_max_over_mean: f64,
-    /// EPLB plans put in force after the start, and the weights that dies loaded for them.
+    /// EPLB plans made after the start that change something.
+    pub plans_made: u64,
+    /// Those of them that came into force, in all layers, before the run ended.
     pub plans: u64,
+    /// Weights that dies loaded for plans that were made, those on their way when the last request ended among them.
     pub moved_bytes: u64,
 }
 
@@ -326,6 +329,7 @@ impl Report {
                 .collect(),
             experts: ExpertsReport {
                 load_max_over_mean: finite(s.expert_load_max_over_mean),
+                plans_made: s.experts.plans_made,
                 plans: s.experts.plans,
                 moved_bytes: s.experts.moved_bytes,
             },

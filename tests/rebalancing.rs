@@ -127,10 +127,32 @@ fn rebalancing_is_the_same_on_any_shards_and_fidelity_sees_it() {
             args.extend([level.as_str(), shards.as_str()]);
             report(&args)
         });
-        assert!(runs[0]["experts"]["plans"].as_u64().unwrap() > 0, "{level}");
+        let plans = &runs[0]["experts"]["plans_made"];
+        assert!(plans.as_u64().unwrap() > 0, "{level}");
         assert_eq!(runs[0]["digest"], runs[1]["digest"], "{level}");
         assert_eq!(runs[0]["digest"], runs[2]["digest"], "{level}");
     }
+}
+
+/// What a plan costs is there from when it is made; that it came into force is only said when it did, in all layers.
+#[test]
+fn plans_that_never_came_into_force_are_told_apart() {
+    let with = |plan_ms: &str| {
+        let plan_ms = format!("--set=experts.eplb_plan_ms={plan_ms}");
+        let r = report(&[
+            "--set=experts.drift_s=0.1",
+            "--set=experts.eplb_interval_s=0.1",
+            plan_ms.as_str(),
+        ]);
+        let count = |key: &str| r["experts"][key].as_u64().unwrap();
+        (count("plans_made"), count("plans"), count("moved_bytes"))
+    };
+    let (made, in_force, _) = with("5");
+    assert!(made >= in_force && in_force > 0, "{in_force} of {made}");
+    // 400 s, for a run of little more than one.
+    let (made, in_force, moved) = with("4e5");
+    assert_eq!((made, in_force), (1, 0));
+    assert!(moved > 0);
 }
 
 #[test]
@@ -146,9 +168,9 @@ fn what_plans_cost_and_how_far_load_drifts_can_be_set() {
     };
     let count = |r: &serde_json::Value, key: &str| r["experts"][key].as_u64().unwrap();
     let plain = with("redundant=32");
-    assert!(count(&plain, "plans") > 0 && count(&plain, "moved_bytes") > 0);
+    assert!(count(&plain, "plans_made") > 0 && count(&plain, "moved_bytes") > 0);
     // A plan that must bring more than any can.
-    assert_eq!(count(&with("eplb_gain_min=100"), "plans"), 0);
+    assert_eq!(count(&with("eplb_gain_min=100"), "plans_made"), 0);
     // The more it drifts, the worse a plan fits.
     let uneven = |correlation: f64| {
         let r = with(&format!("drift_correlation={correlation}"));

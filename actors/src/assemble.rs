@@ -323,6 +323,7 @@ pub fn stats(sim: &Simulation<World>, shared: &Shared, concurrency: Option<u32>)
         }
         add(&mut p_steady, t.prefill.steady.total());
         add(&mut d_steady, t.decode.steady.total());
+        s.experts.plans_made += t.experts.plans_made;
         s.experts.plans += t.experts.plans;
         s.experts.moved_bytes += t.experts.moved_bytes;
     }

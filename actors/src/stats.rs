@@ -48,9 +48,11 @@ pub struct MemoryStats {
 /// What EPLB did while the machine ran.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExpertCounts {
-    /// Plans that were put in force after the start.
+    /// Plans made after the start that change something: dies begin to load weights for each.
+    pub plans_made: u64,
+    /// Those of them that came into force in all layers.
     pub plans: u64,
-    /// Weights that dies loaded for them.
+    /// Weights that dies loaded for plans that were made, those on their way when the last request ended among them.
     pub moved_bytes: u64,
 }
 

@@ -103,12 +103,14 @@ pub fn render(r: &Report) -> String {
             count(c.evicted_blocks)
         ),
     );
-    let moved = match r.experts.plans {
+    let e = &r.experts;
+    let moved = match e.plans_made {
         0 => String::new(),
-        n => format!(
-            ", {} new plans moved {} of weights",
-            count(n),
-            bytes(r.experts.moved_bytes)
+        made => format!(
+            ", {} of {} new plans came into force, {} of weights moved",
+            count(e.plans),
+            count(made),
+            bytes(e.moved_bytes)
         ),
     };
     line(

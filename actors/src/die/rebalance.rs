@@ -140,7 +140,7 @@ impl Rebalancer {
                     let round = self.round;
                     self.to_all(&ExpertMsg::LoadAsk { round }, 0, env);
                 }
-                Stage::Loading { awaited: 0, .. } => self.advance(env.shared),
+                Stage::Loading { awaited: 0, .. } => self.advance(env),
                 _ => {}
             }
         }
@@ -148,11 +148,11 @@ impl Rebalancer {
     }
 
     /// All ranks have the weights of some more layers: from this step on they are in force.
-    fn advance(&mut self, shared: &Shared) {
+    fn advance(&mut self, env: &mut Env<'_, '_>) {
         let Stage::Loading { next, awaited } = &mut self.stage else {
             unreachable!("only loaded layers are put in force")
         };
-        let step = shared.serving.experts.eplb_layers_at_once as usize;
+        let step = env.shared.serving.experts.eplb_layers_at_once as usize;
         let layers = usize::from(self.state.layers) + step;
         self.state.layers = layers.min(next.plans.len()) as u16;
         *awaited = self.ranks;
@@ -160,6 +160,7 @@ impl Rebalancer {
         if usize::from(self.state.layers) == next.plans.len() {
             self.plans = Arc::clone(&next.plans);
             self.stage = Stage::Rest;
+            env.tally.experts.plans += 1;
         }
     }
 
@@ -229,7 +230,7 @@ impl Rebalancer {
             self.stage = Stage::Rest;
             return;
         }
-        env.tally.experts.plans += 1;
+        env.tally.experts.plans_made += 1;
         let slots: usize = plans.iter().map(Plan::slots).sum();
         self.state.plan += 1;
         self.state.layers = 0;
