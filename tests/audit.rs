@@ -408,6 +408,7 @@ fn the_built_in_claims_and_their_scenarios_can_be_read() {
         "decode-tpot",
         "decode-efficiency",
         "decode-15ms",
+        "decode-batch-8",
         "ep320",
         "scale-independently",
         "int8-accuracy",
