@@ -18,11 +18,19 @@ use crate::scenario::Scenario;
 pub fn tables(scenario: &Scenario, model: &ModelSpec) -> Result<ExpertTables> {
     let mut tables = ExpertTables::default();
     if let Some(file) = &scenario.experts.load_file {
+        let wanted = "a file of expert loads (CSV, .npy) or a placement map (.npy)";
+        scenario
+            .places
+            .is_there("experts.load_file", file, wanted)?;
         let load = loads(Path::new(file), model)
             .map_err(|why| Error::user(format!("experts.load_file {file}: {why}")))?;
         tables.load = Some(load);
     }
     if let Some(file) = &scenario.experts.placement_file {
+        let wanted = "a placement map (.npy, .npy.gz)";
+        scenario
+            .places
+            .is_there("experts.placement_file", file, wanted)?;
         let placement = placement(Path::new(file), model)
             .map_err(|why| Error::user(format!("experts.placement_file {file}: {why}")))?;
         tables.placement = Some(placement);

@@ -255,8 +255,8 @@ fn parts(
     supernode_actors::compute::Calibration,
 )> {
     Ok((
-        Arc::new(run::machine(&scenario.machine)?),
-        run::model(&scenario.model)?,
-        run::calibration(&scenario.operators)?,
+        Arc::new(run::machine_of(scenario)?),
+        run::model_of(scenario)?,
+        run::calibration_of(scenario)?,
     ))
 }

@@ -1,10 +1,9 @@
 //! From a scenario to a report, without printing: what every command that runs scenarios shares.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use supernode_actors::compute::{Calibration, Operators};
+use supernode_actors::compute::Calibration;
 use supernode_actors::experts::ExpertTables;
 use supernode_actors::fault::Fault;
 use supernode_actors::figures::ActorFigures;
@@ -23,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::expert_files;
 use crate::fault::Plan;
 use crate::report::{Inputs, Offered, Report, faults_of};
-use crate::scenario::{Scenario, looks_like_path};
+use crate::scenario::Scenario;
 use crate::workload::{self, Source};
 
 /// What is wanted of a run besides its report.
@@ -84,16 +83,16 @@ pub struct Prepared {
 
 impl Prepared {
     pub fn new(scenario: Scenario) -> Result<Self> {
-        let machine = Arc::new(machine(&scenario.machine)?);
+        let machine = Arc::new(machine_of(&scenario)?);
         Self::on(scenario, machine)
     }
 
     /// On this machine, whatever the scenario names.
     pub fn on(scenario: Scenario, machine: Arc<Machine>) -> Result<Self> {
-        let model = model(&scenario.model)?;
-        let calibration = calibration(&scenario.operators)?;
+        let model = model_of(&scenario)?;
+        let calibration = calibration_of(&scenario)?;
         let experts = expert_files::tables(&scenario, &model)?;
-        let workload = workload::build(&scenario, &model)?;
+        let workload = workload::build(&scenario, &model).map_err(|e| scenario.places.placed(e))?;
         tracing::debug!(
             requests = workload.load.requests.len(),
             source = workload.source.name,
@@ -131,7 +130,8 @@ impl Prepared {
     pub fn layout(&self) -> Result<Layout> {
         let phase = self.load.phase;
         let (prefill, decode) = (phase != Phase::Decode, phase != Phase::Prefill);
-        Layout::new(&self.machine, &self.scenario.serving(), prefill, decode).map_err(Error::user)
+        Layout::new(&self.machine, &self.scenario.serving(), prefill, decode)
+            .map_err(|why| self.scenario.places.wrong(&why))
     }
 
     /// Requests that will be offered.
@@ -157,7 +157,7 @@ impl Prepared {
             },
             experts: self.experts,
         })
-        .map_err(|LaunchError::Config(why)| Error::user(why))?;
+        .map_err(|LaunchError::Config(why)| self.scenario.places.wrong(&why))?;
         Ok(Launched {
             supernode,
             load: self.load,
@@ -205,7 +205,7 @@ impl Prepared {
             load: self.load,
             experts: self.experts,
         })
-        .map_err(|LaunchError::Config(why)| Error::user(why))?;
+        .map_err(|LaunchError::Config(why)| self.scenario.places.wrong(&why))?;
         tracing::debug!(seconds = started.elapsed().as_secs_f64(), "launched");
         if let Some(recording) = &extras.recording {
             supernode.record(Some(recording.spec.clone()));
@@ -271,28 +271,44 @@ fn int8_tops_per_npu(machine: &Machine) -> f64 {
     machine.spec.die.int8_tops * f64::from(machine.dies_per_npu())
 }
 
-/// A built-in model, or one from a file.
-pub fn model(name: &str) -> Result<ModelSpec> {
+/// The machine that a scenario names.
+pub fn machine_of(scenario: &Scenario) -> Result<Machine> {
+    let name = &scenario.machine;
+    if !Machine::BUILTIN.contains(&name.as_str()) {
+        let wanted = named("machine", Machine::BUILTIN);
+        scenario.places.is_there("machine", name, &wanted)?;
+    }
+    machine(name)
+}
+
+/// The model that a scenario names: a built-in one, or one from a file.
+pub fn model_of(scenario: &Scenario) -> Result<ModelSpec> {
+    let name = &scenario.model;
     if let Some(model) = ModelSpec::builtin(name) {
         return Ok(model);
     }
-    if !looks_like_path(name) && !Path::new(name).exists() {
-        return Err(Error::user(format!(
-            "model = {name:?}: unknown model, expected {} or the path of a model file (TOML)",
-            ModelSpec::BUILTIN.join(", ")
-        )));
-    }
+    let wanted = named("model", ModelSpec::BUILTIN);
+    scenario.places.is_there("model", name, &wanted)?;
     let text = std::fs::read_to_string(name)
         .map_err(|e| Error::user(format!("model file {name}: {e}")))?;
     ModelSpec::from_toml(&text)
         .map_err(|why| Error::user(format!("model file {name}: {}", why.trim_end())))
 }
 
+/// What a key takes that names something built in or a file.
+fn named(what: &str, builtin: &[&str]) -> String {
+    let names = builtin.join(", ");
+    format!("a built-in {what} ({names}) or the path of a {what} file (TOML)")
+}
+
 /// Operator figures: the built-in ones or those of a file, and what the scenario sets over them.
-pub fn calibration(operators: &Operators) -> Result<Calibration> {
+pub fn calibration_of(scenario: &Scenario) -> Result<Calibration> {
+    let operators = &scenario.operators;
     let base = match &operators.file {
         None => Calibration::builtin(),
         Some(name) => {
+            let wanted = "the path of an operator file (TOML)";
+            scenario.places.is_there("operators.file", name, wanted)?;
             let text = std::fs::read_to_string(name)
                 .map_err(|e| Error::user(format!("operators.file {name}: {e}")))?;
             Calibration::from_toml(&text)
@@ -301,6 +317,6 @@ pub fn calibration(operators: &Operators) -> Result<Calibration> {
     };
     let set = operators.over(base);
     set.check()
-        .map_err(|why| Error::user(format!("operators.{why}")))?;
+        .map_err(|why| scenario.places.wrong(&format!("operators.{why}")))?;
     Ok(set)
 }

@@ -8,6 +8,8 @@ mod check;
 mod keys;
 mod length;
 mod load;
+mod places;
+mod ranges;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,10 +20,11 @@ use supernode_actors::config::{
 };
 use supernode_actors::launch::Phase;
 
-pub use check::{REQUESTS_MAX, SPAN_S_MAX};
 pub use keys::{known_keys, schema};
 pub use length::{Distribution, Drawn, Length};
 pub use load::{Loader, duration_s, looks_like_path, speed_factor};
+pub use places::Places;
+pub use ranges::{REQUESTS_MAX, SPAN_S_MAX};
 
 /// A whole scenario, every key in place.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -48,6 +51,9 @@ pub struct Scenario {
     pub operators: Operators,
     pub slo: Slo,
     pub workload: WorkloadSpec,
+    /// For messages.
+    #[serde(skip)]
+    pub places: Places,
 }
 
 impl Default for Scenario {
@@ -70,6 +76,7 @@ impl Default for Scenario {
             operators: Operators::default(),
             slo: Slo::default(),
             workload: WorkloadSpec::default(),
+            places: Places::default(),
         }
     }
 }

@@ -293,6 +293,10 @@ fn trace_of(scenario: &Scenario) -> Result<Trace> {
             .duration_s
             .map_or(f64::INFINITY, |d| spec.start_s + d * spec.speed);
     }
+    if let Some(file) = &spec.file {
+        let wanted = "a workload file or a directory of ServeGen files";
+        scenario.places.is_there("workload.file", file, wanted)?;
+    }
     read(spec.file.as_deref().map(Path::new), spec.format, &wanted)
 }
 

@@ -116,6 +116,107 @@ fn a_base_that_cannot_be_is_refused_with_file_key_value_and_remedy() {
     );
 }
 
+/// The file that asks for what is not there is the one to mend, not the one that builds on it.
+#[test]
+fn a_file_that_is_missing_is_said_of_the_scenario_that_names_it() {
+    let dir = tempdir().unwrap();
+    for (key, toml) in [
+        ("machine", "\nmachine = \"no.file\""),
+        ("model", "\nmodel = \"no.file\""),
+        ("machine", "\nmachine = \"there/no.toml\""),
+        ("workload.file", "[workload]\nfile = \"no.file\""),
+        ("experts.load_file", "[experts]\nload_file = \"no.file\""),
+        (
+            "experts.placement_file",
+            "[experts]\nplacement_file = \"no.file\"",
+        ),
+        ("operators.file", "[operators]\nfile = \"no.file\""),
+    ] {
+        file(&dir, "base.toml", toml);
+        let own = file(&dir, "own.toml", "base = \"base.toml\"\nseed = 3\n");
+        let at = format!("base.toml:2: {key} = \"");
+        let remedy = "as seen from the directory of the scenario file that has it";
+        for command in ["run", "ops"] {
+            let needs = command == "run" || matches!(key, "machine" | "model" | "operators.file");
+            if needs {
+                let said = refused(&[command, &own], &[&at, "expected", remedy]);
+                assert!(said.contains("/no.") || said.contains("no.file"), "{said}");
+            }
+        }
+        let set = format!("{key}=no.file");
+        let says = [
+            &format!("--set: {key} = \"no.file\": ")[..],
+            "as seen from the directory that the command is run in",
+        ];
+        refused(&["run", &own, "--set", &set], &says);
+    }
+}
+
+/// Two files that are sound alone, but not together: both are named, whichever has the key that is refused.
+#[test]
+fn a_clash_between_a_file_and_its_base_names_both() {
+    let dir = tempdir().unwrap();
+    let none = "[experts]\nbalance = \"none\"\n";
+    let again = "\n[experts]\neplb_interval_s = 1\n";
+    // Larger than any machine, in two keys; and more than the machine has.
+    let many = "[decode]\ninstances = 1000\n";
+    let large = "\n[decode]\nnpus_per_instance = 200000\n";
+    let small = "\nmachine = \"mini4\"\n[decode]\nnpus_per_instance = 64\n";
+    let drawn = "[workload]\nprompt_tokens = { dist = \"uniform\", max = 5 }\n";
+    let min = "\n[workload.prompt_tokens]\nmin = 9\n";
+    for (base, own, expected) in [
+        (
+            again,
+            none,
+            &[
+                "base.toml:3: experts.eplb_interval_s = 1: needs experts.balance",
+                "own.toml:3 sets experts.balance",
+            ][..],
+        ),
+        (
+            none,
+            again,
+            &[
+                "own.toml:4: experts.eplb_interval_s = 1: needs experts.balance",
+                "base.toml:2 sets experts.balance",
+            ],
+        ),
+        (
+            many,
+            large,
+            &[
+                "base.toml:2: decode.instances = 1000, of 200000 NPUs each",
+                "own.toml:4 sets decode.npus_per_instance",
+            ],
+        ),
+        (
+            many,
+            small,
+            &[
+                "base.toml:2 sets decode.instances",
+                "own.toml:5 sets decode.npus_per_instance",
+            ],
+        ),
+        (
+            "[workload]\nkind = \"closed\"\nconcurrency_per_npu = 1e6\n",
+            "\n[decode]\ninstances = 1\n",
+            &["base.toml:3: workload.concurrency_per_npu = 1000000: makes"],
+        ),
+        (
+            drawn,
+            min,
+            &[
+                "base.toml:2: workload.prompt_tokens.max = 5: expected",
+                "own.toml:4 sets workload.prompt_tokens.min",
+            ],
+        ),
+    ] {
+        file(&dir, "base.toml", base);
+        let own = file(&dir, "own.toml", format!("base = \"base.toml\"\n{own}"));
+        refused(&["run", &own], expected);
+    }
+}
+
 /// The scenarios of claims are the same whether they come from the program or from their files, each alone.
 #[test]
 fn scenarios_in_the_program_are_those_in_files() {

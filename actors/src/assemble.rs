@@ -55,9 +55,10 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
         cal: cal.clone(),
     };
     check_placement(tables, serving, &layout)?;
-    let experts_of = |groups: &[Group], redundant, shared_replicas| {
+    let experts_of = |keys, groups: &[Group], (redundant, shared_replicas)| {
         let make = |g: &Group| {
             ExpertLayers::new(ExpertSetup {
+                keys,
                 model,
                 experts: &serving.experts,
                 tables,
@@ -81,8 +82,16 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
             *seed,
         )
     });
-    let decode_experts = experts_of(&layout.decode, e.redundant, e.shared_replicas)?;
-    let prefill_experts = experts_of(&layout.prefill, p.redundant, p.shared_replicas)?;
+    let decode_experts = experts_of(
+        ("decode", "experts"),
+        &layout.decode,
+        (e.redundant, e.shared_replicas),
+    )?;
+    let prefill_experts = experts_of(
+        ("prefill", "prefill"),
+        &layout.prefill,
+        (p.redundant, p.shared_replicas),
+    )?;
     let kv_bytes_per_token = model.kv_bytes_per_token(serving.precision.kv);
     let dies_per_npu = machine.dies_per_npu();
     let memory_of = |groups: &[Group], e: &Option<ExpertLayers>, per_npu: u64, decode: bool| {
@@ -92,6 +101,7 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
             hbm_gb: d.hbm_gb,
             ranks: g.ranks(),
             experts_per_die: e.slots_per_rank,
+            experts_least: e.slots_without_redundant,
             tokens_max,
             decode,
         };
@@ -105,11 +115,11 @@ pub fn shared(launch: &Launch) -> Result<Shared, String> {
     let per_npu = u64::from(serving.prefill.batch_tokens_per_npu);
     let prefill_memory = memory_of(&layout.prefill, &prefill_experts, per_npu, false);
     let prefill_free_bytes = match &prefill_memory {
-        Some(m) => m.kv_bytes("prefill", "prefill")?,
+        Some(m) => m.kv_bytes("prefill")?,
         None => 0.0,
     };
     let decode_kv_tokens = match &decode_memory {
-        Some(m) => (m.kv_bytes("decode", "decode")? / kv_bytes_per_token) as u64,
+        Some(m) => (m.kv_bytes("decode")? / kv_bytes_per_token) as u64,
         None => 0,
     };
     // What is neither free nor workspace is weights.

@@ -132,7 +132,7 @@ section! {
         placement_file: Option<String> = None,
         /// Tokens whose choices of experts are known when the plan of the start is made; 0 = the true load is.
         plan_tokens: u32 = 0,
-        /// Seconds between EPLB plans made from observed load, in decode; 0 = only once, at the start.
+        /// Seconds between EPLB plans made from observed load, in decode: 0 or at least 0.01; 0 = only once, at the start.
         eplb_interval_s: f64 = 0.0,
         /// Time that a root's host takes to make a plan for all layers.
         eplb_plan_ms: f64 = ExpertFigures::builtin().rebalance.plan_ms,
@@ -146,7 +146,7 @@ section! {
         eplb_plan_bytes_per_slot: u64 = ExpertFigures::builtin().rebalance.plan_bytes_per_slot,
         /// Bytes of what a die has counted on the wire, for each of its expert slots.
         eplb_load_bytes_per_slot: u64 = ExpertFigures::builtin().rebalance.load_bytes_per_slot,
-        /// Seconds after which the load of decode's experts has drifted a bit further; 0 = it stays as it is.
+        /// Seconds after which the load of decode's experts has drifted a bit further: 0 or at least 0.01; 0 = it stays as it is.
         drift_s: f64 = 0.0,
         /// Correlation of ln(load) with that before a drift: 1 = nothing drifts, 0 = load is drawn anew.
         drift_correlation: f64 = ExpertFigures::builtin().drift.correlation,

@@ -66,13 +66,23 @@ impl Layout {
             0
         };
         if u64::from(want_prefill) + u64::from(want_decode) > u64::from(npus) {
+            let pools = [
+                (want_prefill, "prefill", serving.prefill.instances),
+                (want_decode, "decode", serving.decode.instances),
+            ];
+            let sum: Vec<String> = pools
+                .iter()
+                .filter(|(npus, ..)| *npus > 0)
+                .map(|(npus, pool, n)| {
+                    format!(
+                        "{pool}.instances x {pool}.npus_per_instance = {n} x {}",
+                        npus / n
+                    )
+                })
+                .collect();
             return Err(format!(
-                "prefill.instances x npus_per_instance = {} x {} and decode.instances x npus_per_instance = {} x {} need {} NPUs, \
-                 but machine `{}` has {npus}: lower one of these four keys or choose a larger machine",
-                serving.prefill.instances,
-                serving.prefill.npus_per_instance,
-                serving.decode.instances,
-                serving.decode.npus_per_instance,
+                "{} need {} NPUs, but machine `{}` has {npus}: lower one of these keys or choose a larger machine",
+                sum.join(" and "),
                 want_prefill + want_decode,
                 machine.spec.name,
             ));
@@ -129,9 +139,9 @@ impl Layout {
         let pool_nodes: Vec<u32> = match serving.cache.nodes {
             Some(n) if n > machine.node_count() => {
                 return Err(format!(
-                    "cache.nodes = {n}: machine `{}` has {} nodes",
-                    machine.spec.name,
-                    machine.node_count()
+                    "cache.nodes = {n}: expected 1 to {}, the nodes of machine `{}`",
+                    machine.node_count(),
+                    machine.spec.name
                 ));
             }
             Some(n) => (0..n).collect(),

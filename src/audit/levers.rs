@@ -54,10 +54,10 @@ const NEEDS: [(&str, &str); 2] = [
 /// not do. Values are those of the scenario.
 pub fn levers(scenario: &Scenario) -> Result<Vec<Lever>> {
     let keys = table_of(scenario)?;
-    let operators = table_of(&run::calibration(&scenario.operators)?)?;
+    let operators = table_of(&run::calibration_of(scenario)?)?;
     let operator_levers = read(Where::Operators, Calibration::BUILTIN)?;
     let mut all = with_values(operator_levers, &operators);
-    all.extend(of_machine(&scenario.machine)?);
+    all.extend(of_machine(scenario)?);
     let needed = |lever: &Lever| {
         let needs = NEEDS
             .iter()
@@ -100,10 +100,11 @@ fn of_scenarios() -> Result<Vec<Lever>> {
 
 /// Figures of a machine. Whether one is assumed is said by the file that states it: the machine's own, or one that it
 /// is built on.
-fn of_machine(name: &str) -> Result<Vec<Lever>> {
-    let machine = run::machine(name)?;
+fn of_machine(scenario: &Scenario) -> Result<Vec<Lever>> {
+    let name = &scenario.machine;
+    let machine = run::machine_of(scenario)?;
     let mut all: Vec<Lever> = Vec::new();
-    let mut next = Some(name.to_string());
+    let mut next = Some(name.clone());
     while let Some(name) = next {
         let text = match Machine::builtin_toml(&name) {
             Some(text) => text.to_string(),
@@ -444,7 +445,7 @@ mod tests {
                 );
                 let job = moved(&base, &[(&lever, value)], None).unwrap();
                 let scenario = job.scenario.unwrap();
-                crate::run::calibration(&scenario.operators)
+                crate::run::calibration_of(&scenario)
                     .unwrap_or_else(|e| panic!("{} = {value}: {e}", lever.key));
             }
         }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::Scenario;
 use super::base::{BASE, DESCRIPTION};
 use super::load::key_path;
+use super::ranges;
 
 /// JSON Schema of a scenario file.
 pub fn schema() -> Value {
@@ -102,6 +103,20 @@ fn takes_string(schema: &Value) -> bool {
 
 pub fn find(path: &str) -> Option<&'static Key> {
     known_keys().iter().find(|k| k.path == path)
+}
+
+/// Whether a key is a section: nothing but a table of keys.
+pub fn is_section(path: &str) -> bool {
+    find(path).is_some_and(|k| k.table) && ranges::of(path).is_none()
+}
+
+/// The first key of a section.
+pub fn first_of(section: &str) -> &'static str {
+    let below = |k: &&Key| {
+        let rest = k.path.strip_prefix(section);
+        rest.is_some_and(|rest| rest.starts_with('.'))
+    };
+    known_keys().iter().find(below).map_or("", |k| &k.path)
 }
 
 /// "did you mean …? … accepts …" for a key that does not exist.

@@ -1,7 +1,6 @@
 //! Reading a scenario: the file, then what the command line sets on top of it, then the check of every value.
 //! Each key remembers where it was set, so that a wrong value is reported at its place.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -10,15 +9,15 @@ use toml::de::{DeTable, Deserializer};
 use toml::{Table, Value};
 
 use super::base::{Named, Shelf, merge};
-use super::{Scenario, check, keys};
+use super::places::Places;
+use super::{Scenario, check, keys, ranges};
 use crate::error::{Error, Result};
 
 /// Collects what makes up a scenario. Later settings win over earlier ones and over the file.
 #[derive(Clone, Debug, Default)]
 pub struct Loader {
     table: Table,
-    /// Key path to the place that set it: `file:line` or the option.
-    origins: BTreeMap<String, String>,
+    places: Places,
 }
 
 impl Loader {
@@ -49,8 +48,13 @@ impl Loader {
             let (line, column) = place(text, span.map_or(0, |s| s.start));
             format!("{name}:{line}:{column}")
         };
-        let mut document = DeTable::parse(text)
-            .map_err(|e| Error::user(format!("{}: {}", at(e.span()), one_line(e.message()))))?;
+        let mut document = DeTable::parse(text).map_err(|e| {
+            let what = match e.message() {
+                "duplicate key" => duplicate(text, e.span()),
+                other => one_line(other),
+            };
+            Error::user(format!("{}: {what}", at(e.span())))
+        })?;
         let base = Named::take(&mut document, text, at)?;
         let mut entries = Vec::new();
         flatten(document.get_ref(), "", &mut entries);
@@ -64,35 +68,44 @@ impl Loader {
                 )));
             }
         }
+        if let Some(e) = entries
+            .iter()
+            .find(|e| !e.table && keys::is_section(&e.path))
+        {
+            let path = &e.path;
+            return Err(Error::user(format!(
+                "{}: {path}: expected a table of keys, such as [{path}]",
+                at(Some(e.key.clone()))
+            )));
+        }
         // Types, while the places are known.
-        Scenario::deserialize(Deserializer::from(document.clone())).map_err(|e| {
+        let wrong_type = |e: toml::de::Error| {
             let inside = |entry: &&Entry| {
                 e.span()
                     .is_some_and(|s| entry.value.start <= s.start && s.end <= entry.value.end)
             };
-            let key = entries
-                .iter()
-                .filter(inside)
-                .min_by_key(|x| x.value.len())
-                .map(|x| x.path.as_str());
-            Error::user(format!(
-                "{}: {}{}",
-                at(e.span()),
-                prefix(key),
-                humane(e.message())
-            ))
-        })?;
-        let mut table = Table::deserialize(Deserializer::from(document))
-            .map_err(|e| Error::user(format!("{}: {}", at(e.span()), e.message())))?;
+            let entry = entries.iter().filter(inside).min_by_key(|x| x.value.len());
+            let what = entry.map_or_else(
+                || humane(e.message()),
+                |entry| {
+                    let written = text.get(entry.value.clone()).unwrap_or_default();
+                    mistyped(&entry.path, written, e.message())
+                },
+            );
+            Error::user(format!("{}: {what}", at(e.span())))
+        };
+        Scenario::deserialize(Deserializer::from(document.clone())).map_err(wrong_type)?;
+        let mut table =
+            Table::deserialize(Deserializer::from(document.clone())).map_err(wrong_type)?;
         relocate(&mut table, dir);
-        let origins = entries
+        let places = entries
             .into_iter()
             .map(|e| {
                 let (line, _) = place(text, e.key.start);
                 (e.path, format!("{name}:{line}"))
             })
             .collect();
-        Ok((Self { table, origins }, base))
+        Ok((Self { table, places }, base))
     }
 
     /// This over what it builds on.
@@ -100,11 +113,11 @@ impl Loader {
     /// # Errors
     /// Says why the two make no scenario.
     pub(super) fn upon(self, mut base: Self) -> std::result::Result<Self, String> {
-        let origins = &mut base.origins;
+        let places = &mut base.places;
         merge(&mut base.table, self.table, "", &mut |key| {
-            forget_below(origins, key);
+            places.forget_below(key);
         });
-        base.origins.extend(self.origins);
+        base.places.extend(self.places);
         base.check_types()?;
         Ok(base)
     }
@@ -148,6 +161,12 @@ impl Loader {
 
     fn put(&mut self, origin: &str, key: &str, value: Value) -> Result<()> {
         let shown = value.to_string();
+        if !value.is_table() && keys::is_section(key) {
+            return Err(Error::user(format!(
+                "{origin} = {shown}: expected a key of this section, such as {}",
+                keys::first_of(key)
+            )));
+        }
         let mut table = &mut self.table;
         let mut parts = key.split('.').peekable();
         while let Some(part) = parts.next() {
@@ -163,48 +182,35 @@ impl Loader {
             }
             table = entry.as_table_mut().expect("made a table above");
         }
-        self.check_types()
-            .map_err(|why| Error::user(format!("{origin} = {shown}: {why}")))?;
-        forget_below(&mut self.origins, key);
-        self.origins.insert(key.to_string(), origin.to_string());
+        self.check_types().map_err(|why| {
+            let why = ranges::of(key).map_or(why, |range| range.to_string());
+            Error::user(format!("{origin} = {shown}: {why}"))
+        })?;
+        self.places.set(key, origin);
         Ok(())
     }
 
     /// Whether the file or the command line says anything about a key.
     pub fn has(&self, key: &str) -> bool {
-        self.origins.contains_key(key)
+        self.places.has(key)
     }
 
     /// The scenario, every value checked.
     pub fn load(self) -> Result<Scenario> {
-        let scenario = Scenario::deserialize(Value::Table(self.table))
+        let mut scenario = Scenario::deserialize(Value::Table(self.table))
             .map_err(|e| Error::user(format!("scenario: {}", humane(e.message()))))?;
-        check::check(&scenario).map_err(|wrong| {
-            let origin = self
-                .origins
-                .get(wrong.key)
-                .map(|o| match o.strip_prefix("--") {
-                    Some(_) if o.ends_with(wrong.key) => "--set: ".to_string(),
-                    _ => format!("{o}: "),
-                });
-            Error::user(format!("{}{wrong}", origin.unwrap_or_default()))
-        })?;
+        let keys = Table::try_from(&scenario).map_err(|e| Error::failed(e.to_string()))?;
+        check::check(&scenario, &keys).map_err(|wrong| self.places.wrong(&wrong.to_string()))?;
+        scenario.places = self.places;
         Ok(scenario)
     }
-}
-
-/// What was said below this key before no longer holds.
-fn forget_below(origins: &mut BTreeMap<String, String>, key: &str) {
-    origins.retain(|k, _| {
-        !k.strip_prefix(key)
-            .is_some_and(|rest| rest.starts_with('.'))
-    });
 }
 
 struct Entry {
     path: String,
     key: Range<usize>,
     value: Range<usize>,
+    table: bool,
 }
 
 fn flatten(table: &DeTable, prefix: &str, entries: &mut Vec<Entry>) {
@@ -214,6 +220,7 @@ fn flatten(table: &DeTable, prefix: &str, entries: &mut Vec<Entry>) {
             path: path.clone(),
             key: key.span(),
             value: value.span(),
+            table: value.get_ref().is_table(),
         });
         if let Some(sub) = value.get_ref().as_table() {
             flatten(sub, &path, entries);
@@ -287,8 +294,37 @@ fn place(text: &str, byte: usize) -> (usize, usize) {
     )
 }
 
-fn prefix(key: Option<&str>) -> String {
-    key.map_or(String::new(), |k| format!("{k}: "))
+/// What is said of a value of the wrong type: the range of the key, or what the parser says of it.
+fn mistyped(key: &str, written: &str, message: &str) -> String {
+    match ranges::of(key) {
+        Some(range) => format!("{key} = {}: {range}", one_line(written)),
+        None => format!("{key}: {}", humane(message)),
+    }
+}
+
+/// What is said of a key that is there twice; `span` is the second of them.
+fn duplicate(text: &str, span: Option<Range<usize>>) -> String {
+    let span = span.unwrap_or(0..0);
+    let name = text.get(span.clone()).unwrap_or_default();
+    let start = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
+    // Dots before it, or the table whose header it is in or under.
+    let lead = text[start..span.start].trim();
+    let dotted = |lead: &str| {
+        lead.chars()
+            .all(|c| c.is_alphanumeric() || "_-.\"' ".contains(c))
+    };
+    let path = match lead.strip_prefix('[') {
+        Some(above) => format!("{above}{name}"),
+        None if dotted(lead) => {
+            let header = text[..start].lines().rev().find_map(|line| {
+                let inside = line.trim().strip_prefix('[')?;
+                inside.split_once(']').map(|(table, _)| table.trim())
+            });
+            key_path(header.unwrap_or_default(), &format!("{lead}{name}"))
+        }
+        None => name.to_string(),
+    };
+    format!("duplicate key {path}: keep one of the lines that set it")
 }
 
 fn one_line(message: &str) -> String {
@@ -367,10 +403,11 @@ mod tests {
         );
         let m = message("[prefill]\ninstances = \"many\"\n");
         assert!(
-            m.starts_with("s.toml:2:13: prefill.instances: invalid type: string \"many\""),
+            m.starts_with(
+                "s.toml:2:13: prefill.instances = \"many\": expected a whole number from 1 to"
+            ),
             "{m}"
         );
-        assert!(m.contains("expected a whole number"), "{m}");
         let m = message("[prefill\n");
         assert!(m.starts_with("s.toml:1:"), "{m}");
     }

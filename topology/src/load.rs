@@ -116,7 +116,13 @@ fn toml_error(error: &toml::de::Error, text: &str, origin: &str) -> TopologyErro
         .split_once('=')
         .map(|(key, _)| key.trim())
         .filter(|_| before[line_start..].contains('='));
-    let message = plain(error.message());
+    let message = match (error.message(), error.span()) {
+        (twice @ "duplicate key", Some(span)) => {
+            let key = text.get(span).unwrap_or_default();
+            format!("{twice} {key}: keep one of the lines that set it")
+        }
+        (other, _) => plain(other),
+    };
     TopologyError::Toml {
         origin: origin.to_owned(),
         line: before.matches('\n').count() + 1,

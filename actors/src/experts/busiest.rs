@@ -175,6 +175,7 @@ mod tests {
             plans: Arc::new(vec![Plan::new(RANKS, load, 8, 32, 32, balance)]),
             routings: Arc::new(vec![Routing::new(load, 8)]),
             slots_per_rank: 1,
+            slots_without_redundant: 1,
         }
     }
 

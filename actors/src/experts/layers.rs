@@ -14,11 +14,15 @@ pub struct ExpertLayers {
     pub plans: Arc<Vec<Plan>>,
     pub routings: Arc<Vec<Routing>>,
     pub slots_per_rank: u32,
+    /// The same without redundant experts.
+    pub slots_without_redundant: u32,
 }
 
 /// The experts of one kind of group.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpertSetup<'a> {
+    /// Sections of the scenario that the instances' size and the copies of experts are keys of.
+    pub keys: (&'a str, &'a str),
     pub model: &'a ModelSpec,
     pub experts: &'a Experts,
     pub tables: &'a ExpertTables,
@@ -71,6 +75,12 @@ impl ExpertLayers {
             (_, 0) => ranks,
             (_, n) => n,
         };
+        let (pool, copies) = setup.keys;
+        let sum = format!(
+            "{copies}.redundant = {redundant} and {copies}.shared_replicas = {}: {} routed experts and these copies over the \
+             {ranks} dies of {pool}.npus_per_instance",
+            setup.shared_replicas, model.routed_experts
+        );
         let placement = tables.placement.as_ref().filter(|p| p.ranks == ranks);
         let slots_per_rank = match placement {
             Some(p) => p.experts_per_rank_max() + shared.div_ceil(ranks),
@@ -78,18 +88,16 @@ impl ExpertLayers {
         };
         if slots_per_rank > u32::from(u8::MAX) {
             return Err(format!(
-                "{} routed experts, {redundant} redundant and {shared} shared copies over {ranks} dies are \
-                 {slots_per_rank} experts a die: at most 255 are supported; use more NPUs per instance",
-                model.routed_experts
+                "{sum} are {slots_per_rank} experts a die, at most 255 are supported: raise {pool}.npus_per_instance, or \
+                 lower {copies}.redundant or {copies}.shared_replicas"
             ));
         }
         // Two channels at most, with two phases open in each.
         let slots_max = Board::CELLS_MAX as u32 / 4;
         if ranks * slots_per_rank > slots_max {
             return Err(format!(
-                "{} routed experts, {redundant} redundant and {shared} shared copies over {ranks} dies are {} expert \
-                 slots: at most {slots_max} in an instance are supported; use fewer copies or fewer NPUs per instance",
-                model.routed_experts,
+                "{sum} are {} expert slots, at most {slots_max} in an instance are supported: lower {copies}.redundant, \
+                 {copies}.shared_replicas or {pool}.npus_per_instance",
                 ranks * slots_per_rank,
             ));
         }
@@ -123,6 +131,10 @@ impl ExpertLayers {
             plans: Arc::new(plans),
             routings: Arc::new(routings),
             slots_per_rank,
+            slots_without_redundant: match placement {
+                Some(_) => slots_per_rank,
+                None => Plan::slots_needed(ranks, model.routed_experts, 0, shared),
+            },
         })
     }
 }

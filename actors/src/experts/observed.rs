@@ -73,6 +73,7 @@ mod tests {
             plans: Arc::new(vec![plan(&first)]),
             routings: Arc::new(vec![Routing::new(&first, 2)]),
             slots_per_rank: 2,
+            slots_without_redundant: 2,
         };
         let mut observed = Observed::default();
         let units = |observed: &Observed, plan: &Plan, new: usize| {
