@@ -88,7 +88,7 @@ fn wrong_figures_are_refused_by_name() {
     );
     refused(
         &["run", "--set", "operators.file=nowhere.toml"],
-        &["operators.file nowhere.toml"],
+        &["operators.file = \"nowhere.toml\": No such file"],
     );
     let dir = tempdir().unwrap();
     let path = file(&dir, "o.toml", "[gemm]\nint8 = 3\n");
