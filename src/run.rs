@@ -291,8 +291,16 @@ pub fn model_of(scenario: &Scenario) -> Result<ModelSpec> {
     scenario.places.is_there("model", name, &wanted)?;
     let text = std::fs::read_to_string(name)
         .map_err(|e| Error::user(format!("model file {name}: {e}")))?;
-    ModelSpec::from_toml(&text)
-        .map_err(|why| Error::user(format!("model file {name}: {}", why.trim_end())))
+    ModelSpec::from_toml(&text).map_err(|why| Error::user(in_file("model file", name, &why)))
+}
+
+/// What is wrong in a file: `line:column: …`, or something of the whole file.
+fn in_file(what: &str, name: &str, why: &str) -> String {
+    let space = match why.starts_with(|c: char| c.is_ascii_digit()) {
+        true => "",
+        false => " ",
+    };
+    format!("{what} {name}:{space}{}", why.trim_end())
 }
 
 /// What a key takes that names something built in or a file.
@@ -312,7 +320,7 @@ pub fn calibration_of(scenario: &Scenario) -> Result<Calibration> {
             let text = std::fs::read_to_string(name)
                 .map_err(|e| Error::user(format!("operators.file {name}: {e}")))?;
             Calibration::from_toml(&text)
-                .map_err(|why| Error::user(format!("operators.file {name}: {}", why.trim_end())))?
+                .map_err(|why| Error::user(in_file("operators.file", name, &why)))?
         }
     };
     let set = operators.over(base);

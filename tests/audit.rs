@@ -383,7 +383,7 @@ fn bad_input_is_refused_with_the_reason() {
         &["there is no directory /nowhere"],
     );
     let bad = claims("tolerance = 0.1\nclaim = 3\n");
-    refused(&["audit", "--file", &bad], &["c.toml:2: "]);
+    refused(&["audit", "--file", &bad], &["c.toml:2:9: "]);
     let head = "tolerance = 0.1\n[[claim]]\nname = \"x\"\nsays = \"\"\nsource = \"\"\n";
     let bad = claims(head);
     refused(

@@ -94,6 +94,6 @@ fn wrong_figures_are_refused_by_name() {
     let path = file(&dir, "o.toml", "[gemm]\nint8 = 3\n");
     refused(
         &["run", "--set", &format!("operators.file={path}")],
-        &["o.toml: line 2: unknown field `int8`"],
+        &["o.toml:2:1: unknown field `int8`"],
     );
 }

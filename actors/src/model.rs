@@ -1,6 +1,7 @@
 //! The model that is served: its dimensions, from TOML.
 
 use serde::Deserialize;
+use supernode_topology::TomlFault;
 
 /// Dimensions of a DeepSeek-V3-architecture model. Units: elements unless said.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -43,9 +44,9 @@ impl ModelSpec {
     pub const BUILTIN: &'static [&'static str] = &["deepseek-r1"];
 
     /// # Errors
-    /// The TOML error, which names line and key, or what is wrong with a value.
+    /// `line:column: ` and what is wrong with a key there, or what is wrong with a value.
     pub fn from_toml(text: &str) -> Result<Self, String> {
-        let m: Self = toml::from_str(text).map_err(|e| e.to_string())?;
+        let m: Self = toml::from_str(text).map_err(|e| TomlFault::new(&e, text).to_string())?;
         m.check()?;
         Ok(m)
     }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use supernode_topology::TomlFault;
 
 use crate::error::{Error, Result};
 use crate::scenario::Loader;
@@ -142,14 +143,8 @@ impl Claims {
     }
 
     fn parse(text: &str, name: &str, dir: Option<PathBuf>) -> Result<Self> {
-        let mut all: Self = toml::from_str(text).map_err(|e| {
-            let line = e
-                .span()
-                .map_or(0, |s| text[..s.start].matches('\n').count())
-                + 1;
-            let message = e.message().split_whitespace().collect::<Vec<_>>().join(" ");
-            Error::user(format!("claims file {name}:{line}: {message}"))
-        })?;
+        let mut all: Self = toml::from_str(text)
+            .map_err(|e| Error::user(format!("claims file {name}:{}", TomlFault::new(&e, text))))?;
         all.dir = dir;
         for c in &all.claims {
             c.check().map_err(|why| {

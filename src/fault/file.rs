@@ -11,6 +11,7 @@
 //! ```
 
 use serde::Deserialize;
+use supernode_topology::TomlFault;
 
 use super::{Said, Spoken};
 use crate::error::{Error, Result};
@@ -89,11 +90,8 @@ pub fn read(path: &str) -> Result<Vec<Said>> {
 
 pub fn parse(path: &str, text: &str) -> Result<Vec<Said>> {
     let line_of = |byte: usize| text[..byte.min(text.len())].matches('\n').count() + 1;
-    let file: File = toml::from_str(text).map_err(|e| {
-        let at = e.span().map_or(1, |s| line_of(s.start));
-        let message = e.message().split_whitespace().collect::<Vec<_>>().join(" ");
-        Error::user(format!("{path}:{at}: {message}"))
-    })?;
+    let file: File = toml::from_str(text)
+        .map_err(|e| Error::user(format!("fault plan {path}:{}", TomlFault::new(&e, text))))?;
     let mut faults = Vec::new();
     let lines = file
         .lines

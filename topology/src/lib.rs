@@ -23,6 +23,7 @@ mod load;
 mod machine;
 mod route;
 mod spec;
+mod toml_fault;
 mod tree;
 
 pub use error::TopologyError;
@@ -32,3 +33,4 @@ pub use spec::{
     Counts, CpuSpec, DieSpec, MachineFile, MachineSpec, RdmaSpec, SioSpec, StorageSpec, UbPathSpec,
     UbSpec, VpcSpec,
 };
+pub use toml_fault::TomlFault;

@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::error::TopologyError;
 use crate::machine::Machine;
 use crate::spec::{Counts, MachineFile, MachineSpec, Setting, UbPathSpec};
+use crate::toml_fault::TomlFault;
 
 const BUILTIN_FILES: &[(&str, &str)] = &[
     (
@@ -107,42 +108,17 @@ fn builtins() -> String {
 }
 
 fn toml_error(error: &toml::de::Error, text: &str, origin: &str) -> TopologyError {
-    let at = error.span().map_or(0, |span| span.start).min(text.len());
-    let before = &text[..text.floor_char_boundary(at)];
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let line = text[line_start..].lines().next().unwrap_or("");
-    // A wrong type is reported at the value: say whose value it is.
-    let key = line
-        .split_once('=')
-        .map(|(key, _)| key.trim())
-        .filter(|_| before[line_start..].contains('='));
-    let message = match (error.message(), error.span()) {
-        (twice @ "duplicate key", Some(span)) => {
-            let key = text.get(span).unwrap_or_default();
-            format!("{twice} {key}: keep one of the lines that set it")
-        }
-        (other, _) => plain(other),
-    };
+    let TomlFault {
+        line,
+        column,
+        message,
+    } = TomlFault::new(error, text);
     TopologyError::Toml {
         origin: origin.to_owned(),
-        line: before.matches('\n').count() + 1,
-        column: before[line_start..].chars().count() + 1,
-        message: match key {
-            Some(key) => format!("{key}: {message}"),
-            None => message,
-        },
-    }
-}
-
-/// The parser's message in one line, without the names of Rust types.
-fn plain(message: &str) -> String {
-    let message = message
-        .replace('\n', "; ")
-        .replace("expected u32", "expected a whole number of 1 or more")
-        .replace("expected f64", "expected a number");
-    match message.split_once("expected struct ") {
-        Some((before, _)) => format!("{before}expected a table"),
-        None => message,
+        line,
+        column,
+        // Whole numbers of a machine file are counts of parts.
+        message: message.replace("a whole number, 0 or more", "a whole number of 1 or more"),
     }
 }
 

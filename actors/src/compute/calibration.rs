@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use supernode_topology::TomlFault;
 
 /// A table of the file, and the same with every key optional: what a scenario sets over it.
 macro_rules! table {
@@ -248,12 +249,7 @@ impl Calibration {
     /// # Errors
     /// The TOML error (line and key), or the key whose value is out of range.
     pub fn from_toml(text: &str) -> Result<Self, String> {
-        let c: Self = toml::from_str(text).map_err(|e| {
-            let before = &text[..e.span().map_or(0, |s| s.start.min(text.len()))];
-            let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
-            let why: Vec<&str> = e.message().split_whitespace().collect();
-            format!("line {line}: {}", why.join(" "))
-        })?;
+        let c: Self = toml::from_str(text).map_err(|e| TomlFault::new(&e, text).to_string())?;
         c.check()?;
         Ok(c)
     }
