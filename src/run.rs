@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::expert_files;
 use crate::fault::Plan;
 use crate::report::{Inputs, Offered, Report, faults_of};
-use crate::scenario::Scenario;
+use crate::scenario::{PhaseSpec, Scenario};
 use crate::workload::{self, Source};
 
 /// What is wanted of a run besides its report.
@@ -90,6 +90,7 @@ impl Prepared {
     /// On this machine, whatever the scenario names.
     pub fn on(scenario: Scenario, machine: Arc<Machine>) -> Result<Self> {
         let model = model_of(&scenario)?;
+        check_drafts(&scenario, &model)?;
         let calibration = calibration_of(&scenario)?;
         let experts = expert_files::tables(&scenario, &model)?;
         let workload = workload::build(&scenario, &model).map_err(|e| scenario.places.placed(e))?;
@@ -292,6 +293,18 @@ pub fn model_of(scenario: &Scenario) -> Result<ModelSpec> {
     let text = std::fs::read_to_string(name)
         .map_err(|e| Error::user(format!("model file {name}: {e}")))?;
     ModelSpec::from_toml(&text).map_err(|why| Error::user(in_file("model file", name, &why)))
+}
+
+/// Speculative tokens need a layer that makes them.
+fn check_drafts(scenario: &Scenario, model: &ModelSpec) -> Result<()> {
+    let drafts = scenario.decode.mtp_tokens;
+    if drafts == 0 || model.mtp_layers > 0 || scenario.workload.phase == PhaseSpec::Prefill {
+        return Ok(());
+    }
+    Err(scenario.places.wrong(&format!(
+        "decode.mtp_tokens = {drafts}: expected 0, since model {:?} has no layer that predicts more tokens (its mtp_layers = 0)",
+        scenario.model
+    )))
 }
 
 /// What is wrong in a file: `line:column: …`, or something of the whole file.

@@ -282,6 +282,16 @@ fn a_layout_that_does_not_fit_is_refused_with_the_sum() {
             "lower experts.redundant",
         ],
     );
+    // Tokens of a layer that the model lacks.
+    let dir = tempdir().unwrap();
+    let model = include_str!("../actors/specs/deepseek-r1.toml");
+    let without = model.replace("mtp_layers = 1", "mtp_layers = 0");
+    assert_ne!(model, without);
+    let without = file(&dir, "m.toml", without);
+    refused(
+        &format!("model={without}"),
+        &["decode.mtp_tokens = 1: expected 0", "m.toml\" has no layer"],
+    );
     // Only what is on the machine is counted, and named.
     let decode = [
         "run",

@@ -142,14 +142,22 @@ impl ModelSpec {
         }
         if self.top_k > self.routed_experts / self.expert_groups * self.top_groups {
             return Err(format!(
-                "top_k = {} is more than the experts of top_groups groups",
-                self.top_k
+                "top_k = {}: at most {}, the experts of top_groups = {} groups, can be chosen",
+                self.top_k,
+                self.routed_experts / self.expert_groups * self.top_groups,
+                self.top_groups
             ));
         }
-        if self.routed_experts > 1024 || self.layers > 1024 || self.top_k > 64 {
-            return Err(
-                "at most 1,024 routed experts, 1,024 layers and top_k 64 are supported".into(),
-            );
+        for (key, value, most) in [
+            ("routed_experts", self.routed_experts, 1024),
+            ("layers", self.layers, 1024),
+            ("mtp_layers", self.mtp_layers, 1024),
+            ("top_k", self.top_k, 64),
+            ("shared_experts", self.shared_experts, 64),
+        ] {
+            if value > most {
+                return Err(format!("{key} = {value}: at most {most} are supported"));
+            }
         }
         Ok(())
     }
@@ -158,6 +166,26 @@ impl ModelSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_that_are_not_supported_are_refused_by_name() {
+        let text = include_str!("../specs/deepseek-r1.toml");
+        for (key, value) in [
+            ("mtp_layers", u32::MAX),
+            ("shared_experts", 65),
+            ("layers", 1025),
+            ("top_k", 65),
+            ("top_k", 0),
+            ("dense_layers", 62),
+        ] {
+            let lines = text.lines().map(|line| match line.split_once('=') {
+                Some((k, _)) if k.trim() == key => format!("{key} = {value}\n"),
+                _ => format!("{line}\n"),
+            });
+            let why = ModelSpec::from_toml(&lines.collect::<String>()).unwrap_err();
+            assert!(why.starts_with(&format!("{key} = {value}")), "{why}");
+        }
+    }
 
     #[test]
     fn every_builtin_model_loads() {

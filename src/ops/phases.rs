@@ -153,12 +153,9 @@ impl Bench {
         let mut serving = self.serving.clone();
         serving.decode.instances = 1;
         let requests = (serving.decode.max_batch_per_npu / self.machine.dies_per_npu()).max(1);
-        serving.decode.mtp_tokens = 0;
-        let drafts = self.serving.decode.mtp_tokens;
         // Drafts make a layer's batch larger; their own layer is one more of the same.
         let mut model = self.cut(0, LAYERS);
         model.mtp_layers = 0;
-        serving.decode.mtp_tokens = drafts;
         let stages = self.one_step(model, serving, requests)?.decode_layer;
         Ok(layer_rows(
             "decode_layer",
