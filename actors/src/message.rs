@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::beats::Beat;
 use crate::die::{Condition, Members, Watch};
 use crate::experts::{ExpertMsg, ExpertState};
-use crate::fabric::Cell;
+use crate::fabric::Row;
 use crate::fault::{Change, Strike};
 use crate::request::{Prefix, RequestSpec, Resubmitted};
 use crate::time::Ps;
@@ -502,5 +502,5 @@ pub struct Bulk {
     pub flags_from_ps: Ps,
     pub flag_ps: Ps,
     /// Arrival and units for each slot of each of those ranks.
-    pub cells: Vec<Cell>,
+    pub row: Row,
 }

@@ -265,10 +265,10 @@ impl Model for World {
             &self.shared,
             bulk.board,
             &send,
-            &bulk.cells,
+            &bulk.row,
         );
         // It goes back as a row of this shard.
-        self.fabric.keep_row(bulk.cells);
+        self.fabric.keep_row(bulk.row);
     }
 
     fn class(msg: &Msg) -> usize {

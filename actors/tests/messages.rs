@@ -4,6 +4,7 @@
 use supernode_actors::beats::Beat;
 use supernode_actors::die::{Condition, Members, Watch};
 use supernode_actors::experts::{ExpertMsg, ExpertState};
+use supernode_actors::fabric::{Row, Sender, Shape, SourceCosts};
 use supernode_actors::fault::{Change, Effect, Strike, Ways};
 use supernode_actors::message::{
     BatchPart, BatchWork, BlockRead, Bulk, Claim, Copying, Handoff, Held, Inbound, Learned, Lookup,
@@ -400,6 +401,10 @@ fn every_kind_of_message_survives_being_bytes() {
 
 #[test]
 fn a_phase_survives_being_bytes() {
+    let shape = Shape::new(vec![0; 3], vec![0, 1, 2], &[0; 3], 0, 1);
+    let mut row = Row::default();
+    let costs = SourceCosts::default();
+    Sender::default().lay_out(&shape, 0, &costs, &[1u32, 0, 96], &mut row, |_, _, _| ());
     let bulk = Bulk {
         board: 6,
         channel: 1,
@@ -410,7 +415,7 @@ fn a_phase_survives_being_bytes() {
         from_ps: 1,
         flags_from_ps: 1,
         flag_ps: 2,
-        cells: vec![u64::MAX, 0, 1 << 16 | 96],
+        row,
     };
     assert_eq!(decode::<Bulk>(&encode(&bulk).unwrap()).unwrap(), bulk);
 }

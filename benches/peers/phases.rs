@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use supernode_actors::fabric::{
-    Arrived, Board, BothReaches, Cell, Direction, PathCost, PhaseSend, Sender, Shape, SourceCosts,
+    Arrived, Board, BothReaches, Direction, PathCost, PhaseSend, Row, Sender, Shape, SourceCosts,
     UnitCost,
 };
 use supernode_actors::runtime::{
@@ -29,12 +29,12 @@ enum Msg {
 
 /// What a source sends to the ranks of another shard.
 #[derive(Serialize, Deserialize)]
-struct Row {
+struct Posted {
     round: u32,
     source: u16,
     from_ps: Ps,
     flags_from_ps: Ps,
-    cells: Vec<Cell>,
+    row: Row,
 }
 
 struct Ranks {
@@ -44,16 +44,16 @@ struct Ranks {
     up_free_ps: Vec<(Ps, Ps)>,
     down: Vec<Direction>,
     units: Vec<u16>,
-    cells: Vec<Cell>,
+    row: Row,
     received: Vec<u16>,
     messages: u64,
     digest: u64,
 }
 
 impl Ranks {
-    fn post(&mut self, send: &PhaseSend, cells: &[Cell], ctx: &mut Ctx<'_, Self>) {
+    fn post(&mut self, send: &PhaseSend, row: &Row, ctx: &mut Ctx<'_, Self>) {
         let mut arrived: Vec<Arrived> = Vec::new();
-        self.board.post(send, cells, &mut arrived);
+        self.board.post(send, row, &mut arrived);
         for a in arrived {
             let rank = Actor::from(a.rank);
             let seq = (1 << 39) | u64::from(send.phase);
@@ -76,13 +76,13 @@ impl Ranks {
             sio_free_ps,
             ..Sender::default()
         };
-        let mut cells = std::mem::take(&mut self.cells);
+        let mut row = std::mem::take(&mut self.row);
         sender.lay_out(
             self.board.shape(),
             rank,
             &self.costs,
             &self.units,
-            &mut cells,
+            &mut row,
             |_, _, _| (),
         );
         self.up_free_ps[rank] = (sender.lane_free_ps, sender.sio_free_ps);
@@ -98,35 +98,32 @@ impl Ranks {
             flag_ps: 50_000,
         };
         if ctx.shards() == 1 {
-            self.post(&send, &cells, ctx);
+            self.post(&send, &row, ctx);
         } else {
             for shard in 0..ctx.shards() {
-                let of_shard = &self.board.shape().of_shard[shard];
-                let mut row: Vec<Cell> = Vec::with_capacity(cells.len());
-                for piece in of_shard {
-                    row.extend_from_slice(&cells[piece.clone()]);
-                }
+                let mut part = Row::default();
+                row.of_shard(self.board.shape(), shard, &mut part);
                 if shard == ctx.shard() {
-                    self.post(&send, &row, ctx);
+                    self.post(&send, &part, ctx);
                 } else {
-                    let row = Row {
+                    let posted = Posted {
                         round,
                         source: me as u16,
                         from_ps: send.from_ps,
                         flags_from_ps: send.flags_from_ps,
-                        cells: row,
+                        row: part,
                     };
-                    ctx.bulk(shard, row);
+                    ctx.bulk(shard, posted);
                 }
             }
         }
-        self.cells = cells;
+        self.row = row;
     }
 }
 
 impl Model for Ranks {
     type Msg = Msg;
-    type Bulk = Row;
+    type Bulk = Posted;
 
     fn handle(&mut self, me: Actor, _: Actor, msg: Msg, ctx: &mut Ctx<'_, Self>) {
         match msg {
@@ -150,18 +147,18 @@ impl Model for Ranks {
         }
     }
 
-    fn absorb(&mut self, row: Row, ctx: &mut Ctx<'_, Self>) {
+    fn absorb(&mut self, posted: Posted, ctx: &mut Ctx<'_, Self>) {
         let send = PhaseSend {
             channel: 0,
-            phase: row.round,
-            source: row.source,
+            phase: posted.round,
+            source: posted.source,
             expected: self.board.shape().ranks() as u16,
             unit_bytes: UNIT_BYTES as u32,
-            from_ps: row.from_ps,
-            flags_from_ps: row.flags_from_ps,
+            from_ps: posted.from_ps,
+            flags_from_ps: posted.flags_from_ps,
             flag_ps: 50_000,
         };
-        self.post(&send, &row.cells, ctx);
+        self.post(&send, &posted.row, ctx);
     }
 
     fn digest(msg: &Msg) -> u64 {
@@ -207,7 +204,7 @@ pub fn run(ranks: u32, rounds: u32, shards: usize) -> (Duration, u64, u64) {
             up_free_ps: vec![(0, 0); n],
             down: vec![Direction::default(); n],
             units: vec![0; n],
-            cells: vec![0; n],
+            row: Row::default(),
             received: vec![0; n],
             messages: 0,
             digest: 0,

@@ -2,7 +2,7 @@
 
 use supernode_topology::{ActorId, Machine};
 
-use crate::fabric::{Arrived, Board, Cell, Health, Hosts, Link};
+use crate::fabric::{Arrived, Board, Health, Hosts, Link, Row};
 
 /// The links of this shard's nodes and the boards of its groups.
 #[derive(Debug)]
@@ -20,9 +20,9 @@ pub struct Fabric {
     /// What left and entered each node over its L1-L2 links.
     pub borders: Vec<Border>,
     /// Reused between phases.
-    pub(super) cells: Vec<Cell>,
+    pub(super) row: Row,
     pub(super) arrived: Vec<Arrived>,
-    rows: Vec<Vec<Cell>>,
+    rows: Vec<Row>,
     pub(crate) scratch: Scratch,
 }
 
@@ -77,7 +77,7 @@ impl Fabric {
             health,
             hosts: Hosts::new(machine),
             borders: vec![Border::default(); machine.node_count() as usize],
-            cells: Vec::new(),
+            row: Row::default(),
             arrived: Vec::new(),
             rows: Vec::new(),
             scratch: Scratch::default(),
@@ -85,12 +85,12 @@ impl Fabric {
     }
 
     /// An empty row, of those that are no longer needed if there is one.
-    pub(super) fn row(&mut self) -> Vec<Cell> {
+    pub(super) fn empty_row(&mut self) -> Row {
         self.rows.pop().unwrap_or_default()
     }
 
     /// A row is no longer needed.
-    pub fn keep_row(&mut self, mut row: Vec<Cell>) {
+    pub fn keep_row(&mut self, mut row: Row) {
         /// More would only be needed if shards sent each other more rows than they got.
         const KEPT_MOST: usize = 1 << 10;
         if self.rows.len() < KEPT_MOST {

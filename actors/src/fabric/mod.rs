@@ -2,6 +2,7 @@
 //! messages of a collective phase meet.
 
 mod board;
+mod close;
 mod health;
 mod hosts;
 mod link;
@@ -9,6 +10,8 @@ mod links;
 mod outgoing;
 mod paths;
 mod phase;
+mod posted;
+mod row;
 mod serving;
 mod shape;
 mod side;
@@ -21,9 +24,10 @@ pub use hosts::Hosts;
 pub use link::{Direction, Link, Served};
 pub(crate) use links::Scratch;
 pub use links::{Border, Crossed, Fabric};
-pub use outgoing::{Cell, Sender, SourceCosts, UnitCost, Units};
+pub use outgoing::{Sender, SourceCosts, UnitCost, Units};
 pub use paths::{BothReaches, PathCost, Paths, PerByte};
 pub use phase::{PhaseOut, Sent, post};
+pub use row::Row;
 pub use serving::{Receipt, message_hash};
 pub use shape::Shape;
 pub use toll::{Crossing, Found, LinkState, Toll};

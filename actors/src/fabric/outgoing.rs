@@ -1,38 +1,12 @@
-//! What one source sends in a collective phase, laid out as a row of cells: one for each (rank, slot), with the time at
+//! What one source sends in a collective phase, laid out as a row of words: one for each (rank, slot), with the time at
 //! which its first byte reaches the receiver and its number of units. Arithmetic only; `phase.rs` does the rest.
 
 use std::ops::Range;
 
+use super::row::{Near, Pack, Row, Wide};
 use super::shape::Shape;
 use super::toll::Toll;
 use crate::time::Ps;
-
-/// Arrival (low 48 bits of the time in ps) and number of units of one message; 0 when there is none.
-pub type Cell = u64;
-
-/// Cells of a cache line.
-pub const LINE_CELLS: usize = 8;
-
-pub const COUNT_BITS: u32 = 16;
-const COUNT: u64 = (1 << COUNT_BITS) - 1;
-/// Times in cells are told apart over this span: 281 s.
-pub const TIME: u64 = u64::MAX >> COUNT_BITS;
-
-#[inline]
-pub fn cell(at_ps: Ps, units: u64) -> Cell {
-    (at_ps << COUNT_BITS) | units
-}
-
-#[inline]
-pub fn units_of(cell: Cell) -> u64 {
-    cell & COUNT
-}
-
-/// Time of a cell after `base_ps`.
-#[inline]
-pub fn after(base_ps: Ps, cell: Cell) -> Ps {
-    (cell >> COUNT_BITS).wrapping_sub(base_ps) & TIME
-}
 
 /// What one unit costs on a path: serialisation, and latency of the first byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +26,12 @@ pub struct SourceCosts {
 }
 
 impl SourceCosts {
+    /// No message is longer on its way.
+    fn latency_most_ps(&self) -> Ps {
+        let costs = [self.inside, self.between, self.sio];
+        costs.map(|c| c.latency_ps).into_iter().fold(0, Ps::max)
+    }
+
     /// With what the links on the source's side add. Without a die-to-die link, its messages take the lanes.
     pub fn under(mut self, toll: &Toll, sio: &Toll) -> Self {
         if sio.lost {
@@ -103,11 +83,8 @@ impl Units for u32 {
 }
 
 impl Sender {
-    /// Sends `units` (rank-major) from `rank` to all ranks, its own first, then in rank order; fills `cells` likewise.
-    /// `to_node` is told how many units, in how many messages, went to each piece of another node.
-    ///
-    /// Where paths cost what their reach costs, all ranks between two pieces of the rank's own node are one loop without
-    /// branches. Paths that cost something else belong into a loop of their own beside `queue`.
+    /// Sends `units` (rank-major) from `rank` to all ranks, its own first, then in rank order; `row` becomes what is
+    /// posted of it. `to_node` is told how many units, in how many messages, went to each piece of another node.
     ///
     /// # Panics
     /// When a message has more than 65,535 units.
@@ -117,18 +94,75 @@ impl Sender {
         rank: usize,
         costs: &SourceCosts,
         units: &[U],
-        cells: &mut [Cell],
+        row: &mut Row,
+        mut to_node: impl FnMut(u32, u64, u64),
+    ) {
+        let n = shape.ranks() * shape.slots;
+        row.from_ps = self.cursor_ps;
+        row.heavy.clear();
+        let (at_first, path) = (*self, (shape, rank, costs));
+        if shape.slots == 1 {
+            row.wide.clear();
+            row.close.resize(n, 0);
+            let near = Near {
+                from_ps: row.from_ps,
+            };
+            self.lay(
+                path,
+                units,
+                near,
+                &mut row.close,
+                &mut row.heavy,
+                &mut to_node,
+            );
+            if near.reaches(self.sent_ps() + costs.latency_most_ps()) {
+                return;
+            }
+            *self = at_first;
+            row.heavy.clear();
+            row.wide.resize(n, 0);
+            row.close.clear();
+            // Nodes have been told.
+            self.lay(
+                path,
+                units,
+                Wide,
+                &mut row.wide,
+                &mut row.heavy,
+                |_, _, _| (),
+            );
+            return;
+        }
+        row.close.clear();
+        row.wide.resize(n, 0);
+        self.lay(
+            path,
+            units,
+            Wide,
+            &mut row.wide,
+            &mut row.heavy,
+            &mut to_node,
+        );
+    }
+
+    /// Where paths cost what their reach costs, all ranks between two pieces of the rank's own node are one loop without
+    /// branches. Paths that cost something else belong into a loop of their own beside `queue`.
+    fn lay<U: Units, P: Pack>(
+        &mut self,
+        (shape, rank, costs): (&Shape, usize, &SourceCosts),
+        units: &[U],
+        pack: P,
+        words: &mut [P::Word],
+        heavy: &mut Vec<(u16, u16)>,
         mut to_node: impl FnMut(u32, u64, u64),
     ) {
         let slots = shape.slots;
         let (node, npu) = (shape.node_of_rank[rank], shape.npu_of_rank[rank]);
-        self.in_place(
-            costs,
-            &units[rank * slots..(rank + 1) * slots],
-            &mut cells[rank * slots..(rank + 1) * slots],
-        );
+        let of = |ranks: &Range<usize>| ranks.start * slots..ranks.end * slots;
+        let own = of(&(rank..rank + 1));
+        let all = self.in_place(costs, &units[own.clone()], pack, &mut words[own.clone()]);
+        note_heavy::<U, P>(all, own, units, heavy);
         shape.in_sending_order(rank, |runs| {
-            let of = |ranks: &Range<usize>| ranks.start * slots..ranks.end * slots;
             let ranks = match runs {
                 [first, .., last] => first.ranks.start..last.ranks.end,
                 [one] => one.ranks.clone(),
@@ -141,11 +175,14 @@ impl Sender {
                     costs.issue_ps,
                     costs.between,
                     &units[all.clone()],
-                    &mut cells[all],
+                    pack,
+                    &mut words[all],
                 );
                 for run in runs {
-                    let (sent, messages) = self.sent(costs.between, &units[of(&run.ranks)]);
-                    to_node(run.node, sent, messages);
+                    let of_run = of(&run.ranks);
+                    let sent = self.sent(costs.between, &units[of_run.clone()]);
+                    note_heavy::<U, P>(sent.all, of_run, units, heavy);
+                    to_node(run.node, sent.units, sent.messages);
                 }
                 if self.lane_messages > before {
                     self.lane_free_ps = free_ps;
@@ -154,15 +191,18 @@ impl Sender {
             }
             for r in ranks {
                 let one = of(&(r..r + 1));
-                let (units, cells) = (&units[one.clone()], &mut cells[one]);
-                if shape.npu_of_rank[r] == npu {
-                    self.over_sio(costs, units, cells);
+                let (some, words) = (&units[one.clone()], &mut words[one.clone()]);
+                let all = if shape.npu_of_rank[r] == npu {
+                    self.over_sio(costs, some, pack, words)
                 } else {
-                    let free_ps = self.queue(costs.issue_ps, costs.inside, units, cells);
-                    if self.sent(costs.inside, units).1 > 0 {
+                    let free_ps = self.queue(costs.issue_ps, costs.inside, some, pack, words);
+                    let sent = self.sent(costs.inside, some);
+                    if sent.messages > 0 {
                         self.lane_free_ps = free_ps;
                     }
-                }
+                    sent.all
+                };
+                note_heavy::<U, P>(all, one, units, heavy);
             }
         });
     }
@@ -170,31 +210,32 @@ impl Sender {
     /// Puts messages to ranks that are all reached at the same cost into the lanes' queue. Returns when the lanes are free
     /// again, if there are any.
     #[inline]
-    fn queue<U: Units>(
+    fn queue<U: Units, P: Pack>(
         &mut self,
         issue_ps: Ps,
         cost: UnitCost,
         units: &[U],
-        cells: &mut [Cell],
+        pack: P,
+        words: &mut [P::Word],
     ) -> Ps {
         let (mut cursor, mut free) = (self.cursor_ps, self.lane_free_ps);
-        for (n, c) in units.iter().zip(cells) {
+        for (n, word) in units.iter().zip(words) {
             let n = n.get();
             cursor += issue_ps * n;
             // Before the first message this lifts `free` to the cursor at most, where it cannot start earlier anyway; after
             // a message `free` is not before the cursor.
             let start = cursor.max(free);
             free = start + cost.unit_ps * n;
-            let sent = cell(start + cost.latency_ps, n);
-            *c = if n == 0 { 0 } else { sent };
+            let sent = pack.word(start + cost.latency_ps, n);
+            *word = if n == 0 { P::Word::default() } else { sent };
         }
         self.cursor_ps = cursor;
         free
     }
 
-    /// Counts what was sent over the lanes. Returns units and messages.
+    /// Counts what was sent over the lanes.
     #[inline]
-    fn sent<U: Units>(&mut self, cost: UnitCost, units: &[U]) -> (u64, u64) {
+    fn sent<U: Units>(&mut self, cost: UnitCost, units: &[U]) -> Sums {
         let (mut sum, mut messages, mut all) = (0u32, 0u32, 0u32);
         for n in units {
             let n = n.get() as u32;
@@ -203,27 +244,47 @@ impl Sender {
             all |= n;
         }
         check_units(all.into());
-        let (sum, messages) = (sum.into(), messages.into());
-        self.lane_busy_ps += cost.unit_ps * sum;
-        self.lane_units += sum;
+        let (units, messages) = (sum.into(), messages.into());
+        self.lane_busy_ps += cost.unit_ps * units;
+        self.lane_units += units;
         self.lane_messages += messages;
-        self.units += sum;
+        self.units += units;
         self.messages += messages;
-        (sum, messages)
-    }
-
-    /// Messages of the rank to itself: there when they are issued.
-    fn in_place<U: Units>(&mut self, costs: &SourceCosts, units: &[U], cells: &mut [Cell]) {
-        for (n, c) in units.iter().zip(cells) {
-            let n = n.get();
-            self.cursor_ps += costs.issue_ps * n;
-            self.one(n, self.cursor_ps, c);
+        Sums {
+            units,
+            messages,
+            all: all.into(),
         }
     }
 
-    /// Messages to the other die of the package.
-    fn over_sio<U: Units>(&mut self, costs: &SourceCosts, units: &[U], cells: &mut [Cell]) {
-        for (n, c) in units.iter().zip(cells) {
+    /// Messages of the rank to itself: there when they are issued. Returns the bits of all their units.
+    fn in_place<U: Units, P: Pack>(
+        &mut self,
+        costs: &SourceCosts,
+        units: &[U],
+        pack: P,
+        words: &mut [P::Word],
+    ) -> u64 {
+        let mut all = 0;
+        for (n, word) in units.iter().zip(words) {
+            let n = n.get();
+            self.cursor_ps += costs.issue_ps * n;
+            *word = self.one(n, self.cursor_ps, pack);
+            all |= n;
+        }
+        all
+    }
+
+    /// Messages to the other die of the package. Returns the bits of all their units.
+    fn over_sio<U: Units, P: Pack>(
+        &mut self,
+        costs: &SourceCosts,
+        units: &[U],
+        pack: P,
+        words: &mut [P::Word],
+    ) -> u64 {
+        let mut all = 0;
+        for (n, word) in units.iter().zip(words) {
             let n = n.get();
             self.cursor_ps += costs.issue_ps * n;
             if n > 0 {
@@ -231,15 +292,21 @@ impl Sender {
             }
             self.sio_units += n;
             self.sio_messages += u64::from(n > 0);
-            self.one(n, self.sio_free_ps + costs.sio.latency_ps, c);
+            *word = self.one(n, self.sio_free_ps + costs.sio.latency_ps, pack);
+            all |= n;
         }
+        all
     }
 
-    fn one(&mut self, n: u64, at_ps: Ps, c: &mut Cell) {
+    fn one<P: Pack>(&mut self, n: u64, at_ps: Ps, pack: P) -> P::Word {
         check_units(n);
-        *c = if n == 0 { 0 } else { cell(at_ps, n) };
         self.units += n;
         self.messages += u64::from(n != 0);
+        if n == 0 {
+            P::Word::default()
+        } else {
+            pack.word(at_ps, n)
+        }
     }
 
     /// When everything has left.
@@ -248,10 +315,35 @@ impl Sender {
     }
 }
 
+/// Messages to some ranks: units and messages, and the bits of all their units.
+struct Sums {
+    units: u64,
+    messages: u64,
+    all: u64,
+}
+
+/// Says beside what does not fit words of this kind. `all`: the bits of all units of `places`.
+#[inline]
+fn note_heavy<U: Units, P: Pack>(
+    all: u64,
+    places: Range<usize>,
+    units: &[U],
+    heavy: &mut Vec<(u16, u16)>,
+) {
+    if all <= P::UNITS_MAX {
+        return;
+    }
+    let of_place = units[places.clone()].iter().zip(places);
+    for (n, place) in of_place.filter(|(n, _)| n.get() > P::UNITS_MAX) {
+        heavy.push((place as u16, n.get() as u16));
+    }
+}
+
 #[inline]
 fn check_units(all: u64) {
     assert!(
-        all <= COUNT,
-        "a message of one phase carries more than {COUNT} units"
+        all <= Wide::UNITS_MAX,
+        "a message of one phase carries more than {} units",
+        Wide::UNITS_MAX
     );
 }

@@ -2,7 +2,7 @@
 
 use crate::env::Env;
 use crate::fabric::outgoing::{Sender, SourceCosts, UnitCost};
-use crate::fabric::{Cell, Crossing, Fabric, PathCost, PhaseSend, Receipt, Toll};
+use crate::fabric::{Crossing, Fabric, PathCost, PhaseSend, Receipt, Row, Toll};
 use crate::fault::NoteKind;
 use crate::layout::{Group, Layout};
 use crate::message::{Bulk, Msg};
@@ -80,7 +80,7 @@ impl Env<'_, '_> {
             },
             ..Sender::default()
         };
-        let mut cells = std::mem::take(&mut self.fabric.cells);
+        let mut row = std::mem::take(&mut self.fabric.row);
         let mut crossing_units = 0;
         {
             let fabric = &mut *self.fabric;
@@ -97,19 +97,18 @@ impl Env<'_, '_> {
                 Sent::Returned(units) => units.iter().all(|n| *n == 0),
                 Sent::ToEach => false,
             };
-            cells.resize(if silent { 0 } else { ranks * shape.slots }, 0);
             match p.units {
-                _ if silent => {}
+                _ if silent => row.clear(),
                 Sent::BySlot(units) => {
-                    sender.lay_out(shape, rank, &costs, units, &mut cells, to_node);
+                    sender.lay_out(shape, rank, &costs, units, &mut row, to_node);
                 }
                 Sent::Returned(units) => {
-                    sender.lay_out(shape, rank, &costs, units, &mut cells, to_node);
+                    sender.lay_out(shape, rank, &costs, units, &mut row, to_node);
                 }
                 Sent::ToEach => {
                     let mut one = vec![0u16; ranks * shape.slots];
                     one.iter_mut().step_by(shape.slots).for_each(|n| *n = 1);
-                    sender.lay_out(shape, rank, &costs, &one, &mut cells, to_node);
+                    sender.lay_out(shape, rank, &costs, &one, &mut row, to_node);
                 }
             }
         }
@@ -139,7 +138,7 @@ impl Env<'_, '_> {
             // No lane lets anything out: neither messages nor flags.
             let up = &mut self.fabric.link(lane_id).up;
             up.lost_bytes += sender.lane_units * bytes;
-            self.fabric.cells = cells;
+            self.fabric.row = row;
             return flags_from_ps + p.flag_ps * ranks as Ps;
         }
         let send = PhaseSend {
@@ -152,8 +151,8 @@ impl Env<'_, '_> {
             flags_from_ps,
             flag_ps: p.flag_ps,
         };
-        self.spread(p.board, &send, &cells);
-        self.fabric.cells = cells;
+        self.spread(p.board, &send, &row);
+        self.fabric.row = row;
         flags_from_ps + p.flag_ps * ranks as Ps
     }
 
@@ -225,28 +224,26 @@ impl Env<'_, '_> {
         }
     }
 
-    /// Posts a row of cells on the boards of all shards that hold ranks of the group.
-    fn spread(&mut self, board: u16, send: &PhaseSend, cells: &[Cell]) {
+    /// Posts a row on the boards of all shards that hold ranks of the group.
+    fn spread(&mut self, board: u16, send: &PhaseSend, row: &Row) {
         let shape = self.fabric.boards[board as usize].shape();
-        let (slots, here) = (shape.slots, self.ctx.shard());
+        let here = self.ctx.shard();
         if let [only] = shape.of_shard[here].as_slice()
             && only.len() == shape.ranks()
         {
-            return post(self.ctx, self.fabric, self.shared, board, send, cells);
+            return post(self.ctx, self.fabric, self.shared, board, send, row);
         }
         for shard in 0..shape.of_shard.len() {
-            let mut row = self.fabric.row();
-            let pieces = &self.fabric.boards[board as usize].shape().of_shard[shard];
-            if pieces.is_empty() && shard != here {
-                self.fabric.keep_row(row);
+            let mut part = self.fabric.empty_row();
+            let shape = self.fabric.boards[board as usize].shape();
+            if shape.of_shard[shard].is_empty() && shard != here {
+                self.fabric.keep_row(part);
                 continue;
             }
-            for piece in pieces.iter().filter(|_| !cells.is_empty()) {
-                row.extend_from_slice(&cells[piece.start * slots..piece.end * slots]);
-            }
+            row.of_shard(shape, shard, &mut part);
             if shard == here {
-                post(self.ctx, self.fabric, self.shared, board, send, &row);
-                self.fabric.keep_row(row);
+                post(self.ctx, self.fabric, self.shared, board, send, &part);
+                self.fabric.keep_row(part);
             } else {
                 self.ctx.bulk(
                     shard,
@@ -260,7 +257,7 @@ impl Env<'_, '_> {
                         from_ps: send.from_ps,
                         flags_from_ps: send.flags_from_ps,
                         flag_ps: send.flag_ps,
-                        cells: row,
+                        row: part,
                     },
                 );
             }
@@ -346,10 +343,10 @@ pub fn post(
     shared: &Shared,
     board: u16,
     send: &PhaseSend,
-    cells: &[Cell],
+    row: &Row,
 ) {
     let mut arrived = std::mem::take(&mut fabric.arrived);
-    fabric.boards[board as usize].post(send, cells, &mut arrived);
+    fabric.boards[board as usize].post(send, row, &mut arrived);
     let dies = &group(&shared.layout, board).dies;
     for a in arrived.drain(..) {
         let die = dies[a.rank as usize];

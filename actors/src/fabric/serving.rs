@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::link::Direction;
-use super::outgoing::{COUNT_BITS, Cell, LINE_CELLS, after, units_of};
+use super::row::{COUNT_BITS, Cell, Close, LINE_CELLS, LINE_CLOSE, after, units_of};
 use super::shape::Shape;
 use super::sorting::Sorter;
 use crate::time::Ps;
@@ -59,17 +59,17 @@ pub(super) fn put(words: &mut [u64], at: usize, word: u64) {
 }
 
 /// Low bits of a key: the message's index, and whether it comes from inside the node.
-const INDEX_BITS: u32 = COUNT_BITS;
+pub(super) const INDEX_BITS: u32 = COUNT_BITS;
 
 /// Arrivals at one rank that wait to be served, as arrays; the buffers are kept.
 #[derive(Clone, Debug, Default)]
 pub struct Inbox {
     pub base_ps: Ps,
     /// Arrival after `base_ps`, then index, then reach: sorted, they are the order of service.
-    keys: Vec<u64>,
-    len: usize,
-    busy_ps: Ps,
-    bytes: u64,
+    pub(super) keys: Vec<u64>,
+    pub(super) len: usize,
+    pub(super) busy_ps: Ps,
+    pub(super) bytes: u64,
     sorter: Sorter,
     waits_ps: Vec<Ps>,
 }
@@ -104,6 +104,19 @@ pub struct Column<'a> {
     pub stride: usize,
     pub first: usize,
     /// Sources that sent anything to this shard, in order; `None`: all did.
+    pub sources: Option<&'a [u16]>,
+}
+
+/// The same where ranks have one slot and rows are close.
+#[derive(Clone, Copy)]
+pub struct CloseColumn<'a> {
+    /// By source.
+    pub lines: &'a [[Close; LINE_CLOSE]],
+    pub column: usize,
+    /// When each source's row began.
+    pub from_ps: &'a [Ps],
+    /// Source and units of messages that their words do not say.
+    pub heavy: &'a [(u16, u16)],
     pub sources: Option<&'a [u16]>,
 }
 
