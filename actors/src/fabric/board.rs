@@ -125,7 +125,7 @@ impl Board {
         }
         p.take(shape, send, row);
         if p.posted == p.expected {
-            p.senders.sort_unstable();
+            p.end();
             last_flags(shape, p, &self.cost, arrived);
         }
     }

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::row::{close_ps, close_units};
-use super::serving::{CloseColumn, INDEX_BITS, Inbox, Receipt, message_hash, put};
+use super::row::{LINE_CLOSE, close_key, close_ps, close_units};
+use super::serving::{CloseColumn, Inbox, Receipt, message_hash, put};
 use super::shape::Shape;
 use crate::time::Ps;
 
@@ -25,23 +25,26 @@ impl Inbox {
         }
         let (node, npu) = (shape.node_of_rank[me], shape.npu_of_rank[me]);
         let before = self.len;
+        let direct = |s: usize| shape.npu_of_rank[s] == npu;
         if let Some(sources) = column.sources {
             units.fill(0);
             // From the last before the rank's own to the first after it.
             let (below, above) = sources.split_at(sources.partition_point(|&s| s <= rank));
             for &s in below.iter().rev().chain(above.iter().rev()) {
                 let s = usize::from(s);
-                let near = shape.node_of_rank[s] == node;
-                self.take(s..s + 1, shape.npu_of_rank[s] == npu, near, column, units);
+                if shape.node_of_rank[s] == node {
+                    self.take(s..s + 1, true, direct, column, units);
+                } else {
+                    self.take(s..s + 1, false, |_| false, column, units);
+                }
             }
         } else {
-            self.take(me..me + 1, true, true, column, units);
+            self.take(me..me + 1, true, direct, column, units);
             shape.in_arrival_order(me, |ranks, from| {
-                if from != node {
-                    return self.take(ranks, false, false, column, units);
-                }
-                for s in ranks.rev() {
-                    self.take(s..s + 1, shape.npu_of_rank[s] == npu, true, column, units);
+                if from == node {
+                    self.take(ranks, true, direct, column, units);
+                } else {
+                    self.take(ranks, false, |_| false, column, units);
                 }
             });
         }
@@ -51,14 +54,15 @@ impl Inbox {
         let (mut got, mut near) = (Receipt::default(), 0);
         for run in shape.runs.iter().filter(|run| run.node == node) {
             for s in run.ranks.clone() {
-                if shape.npu_of_rank[s] != npu {
+                if !direct(s) {
                     near += u64::from(units[s]);
                 } else if units[s] > 0 {
-                    got.add(&direct(s, column, units[s].into()));
+                    got.add(&in_place(s, column, units[s].into()));
                 }
             }
         }
-        let all: u64 = units.iter().map(|&u| u64::from(u)).sum();
+        // Of at most `Board::CELLS_MAX` sources.
+        let all = u64::from(units.iter().map(|&u| u32::from(u)).sum::<u32>());
         let on_lanes = all - got.units;
         self.busy_ps += between_ps * (on_lanes - near) + inside_ps * near;
         self.bytes += on_lanes * u64::from(unit_bytes);
@@ -67,36 +71,33 @@ impl Inbox {
         got
     }
 
-    /// Sources from the last to the first: units of all, and keys of those whose messages cross the lanes.
+    /// Sources from the last to the first: units of all, and keys of messages that cross the lanes.
     #[inline(always)]
     fn take(
         &mut self,
         sources: Range<usize>,
-        direct: bool,
         near: bool,
+        direct: impl Fn(usize) -> bool,
         column: CloseColumn<'_>,
         units: &mut [u16],
     ) {
-        let keys = self.keys.as_mut_slice();
-        let (mut j, base_ps) = (self.len, self.base_ps);
+        let (keys, mut j) = (self.keys.as_mut_slice(), self.len);
         let lines = &column.lines[sources.clone()];
-        let from_ps = &column.from_ps[sources.clone()];
+        let of_row = &column.keys[sources.clone()];
         let units = &mut units[sources.clone()];
-        let rows = lines.iter().zip(from_ps).zip(units);
-        for (((line, from_ps), u), s) in rows.zip(sources).rev() {
-            let close = line[column.column];
+        let rows = lines.iter().zip(of_row).zip(units);
+        for (((line, row_key), u), s) in rows.zip(sources).rev() {
+            let close = line[column.column % LINE_CLOSE];
             *u = close_units(close);
-            let after_ps = from_ps.wrapping_sub(base_ps) + close_ps(close);
-            let key = after_ps << INDEX_BITS | (s as u64) << 1 | u64::from(near);
-            put(keys, j, key);
-            j += usize::from(!direct & (close != 0));
+            put(keys, j, row_key + close_key(close) + u64::from(near));
+            j += usize::from(!direct(s) & (close != 0));
         }
         self.len = j;
     }
 }
 
 /// What a source on the same package sends: its word says when the last byte is in.
-fn direct(source: usize, column: CloseColumn<'_>, units: u64) -> Receipt {
+fn in_place(source: usize, column: CloseColumn<'_>, units: u64) -> Receipt {
     let at_ps = column.from_ps[source] + close_ps(column.lines[source][column.column]);
     Receipt {
         complete_ps: at_ps,

@@ -3,7 +3,7 @@
 use super::board::{Arrived, PhaseSend};
 use super::paths::BothReaches;
 use super::row::{Cell, Close, LINE_CELLS, LINE_CLOSE, Row, close_units, units_of, wide_of};
-use super::serving::{CloseColumn, Column, Served};
+use super::serving::{CloseColumn, Column, Served, arrival_key};
 use super::shape::Shape;
 use crate::time::Ps;
 
@@ -53,6 +53,8 @@ struct Rows {
     close: Vec<[Close; LINE_CLOSE]>,
     /// Of `close`: when each source's row began, and by local rank what is said beside: source and units.
     from_ps: Vec<Ps>,
+    /// The same as a key of the inbox, once all have posted.
+    keys: Vec<u64>,
     heavy: Vec<Vec<(u16, u16)>>,
     any_heavy: bool,
     wide: Vec<Cell>,
@@ -73,6 +75,7 @@ impl Rows {
             width: per_block * shape.slots,
             close: vec![[0; LINE_CLOSE]; lines],
             from_ps: vec![0; ranks],
+            keys: vec![0; ranks],
             heavy: vec![Vec::new(); locals],
             any_heavy: false,
             wide: Vec::new(),
@@ -268,6 +271,16 @@ impl Phase {
         self.first_only &= others == 0;
     }
 
+    /// All sources have posted.
+    pub fn end(&mut self) {
+        self.senders.sort_unstable();
+        let of_row = self.rows.from_ps.iter().enumerate();
+        for ((s, from_ps), key) in of_row.zip(&mut self.rows.keys) {
+            // The row of a source that sent nothing here is of an earlier phase, and is not looked at.
+            *key = arrival_key(from_ps.wrapping_sub(self.from_ps), s, false);
+        }
+    }
+
     /// Makes all rows wide, those to come as well.
     pub fn widen(&mut self, shape: &Shape) {
         self.rows.widen(shape, &self.senders);
@@ -284,6 +297,7 @@ impl Phase {
             lines,
             column,
             from_ps: &self.rows.from_ps,
+            keys: &self.rows.keys,
             heavy: &self.rows.heavy[index],
             sources: (self.senders.len() < shape.ranks()).then_some(&self.senders),
         }

@@ -62,14 +62,31 @@ pub fn close_ps(close: Close) -> Ps {
     Ps::from(close >> CLOSE_COUNT_BITS)
 }
 
-/// How a message is put into a word.
+/// Its time after the row began, where keys of arrivals have their times: above `COUNT_BITS`.
+#[inline]
+pub(super) fn close_key(close: Close) -> u64 {
+    u64::from(close & !(HEAVY as Close)) << (COUNT_BITS - CLOSE_COUNT_BITS)
+}
+
+/// How a message is put into a word: its units in the lower bits, its time above.
 pub(super) trait Pack: Copy {
     type Word: Copy + Default;
+    const UNITS_BITS: u32;
     /// More units than this are said beside.
     const UNITS_MAX: u64;
+    /// Times of a row can be reckoned with as words have them.
+    const IN_PLACE: bool;
+
+    /// A time in its place, not cut to the word.
+    fn bits(self, at_ps: Ps) -> u64;
+
+    fn cut(bits: u64) -> Self::Word;
 
     /// The word of a message that there is.
-    fn word(self, at_ps: Ps, units: u64) -> Self::Word;
+    #[inline]
+    fn word(self, at_ps: Ps, units: u64) -> Self::Word {
+        Self::cut(self.bits(at_ps) | units.min((1 << Self::UNITS_BITS) - 1))
+    }
 }
 
 /// Into a [`Cell`].
@@ -78,11 +95,18 @@ pub(super) struct Wide;
 
 impl Pack for Wide {
     type Word = Cell;
+    const UNITS_BITS: u32 = COUNT_BITS;
     const UNITS_MAX: u64 = COUNT;
+    const IN_PLACE: bool = false;
 
     #[inline]
-    fn word(self, at_ps: Ps, units: u64) -> Cell {
-        cell(at_ps, units)
+    fn bits(self, at_ps: Ps) -> u64 {
+        at_ps << COUNT_BITS
+    }
+
+    #[inline]
+    fn cut(bits: u64) -> Cell {
+        bits
     }
 }
 
@@ -101,11 +125,18 @@ impl Near {
 
 impl Pack for Near {
     type Word = Close;
+    const UNITS_BITS: u32 = CLOSE_COUNT_BITS;
     const UNITS_MAX: u64 = HEAVY - 1;
+    const IN_PLACE: bool = true;
 
     #[inline]
-    fn word(self, at_ps: Ps, units: u64) -> Close {
-        ((at_ps - self.from_ps) << CLOSE_COUNT_BITS | units.min(HEAVY)) as Close
+    fn bits(self, at_ps: Ps) -> u64 {
+        (at_ps - self.from_ps) << CLOSE_COUNT_BITS
+    }
+
+    #[inline]
+    fn cut(bits: u64) -> Close {
+        bits as Close
     }
 }
 

@@ -59,7 +59,13 @@ pub(super) fn put(words: &mut [u64], at: usize, word: u64) {
 }
 
 /// Low bits of a key: the message's index, and whether it comes from inside the node.
-pub(super) const INDEX_BITS: u32 = COUNT_BITS;
+const INDEX_BITS: u32 = COUNT_BITS;
+
+/// Sorted, keys are the order of service.
+#[inline]
+pub(super) fn arrival_key(after_ps: Ps, index: usize, near: bool) -> u64 {
+    after_ps << INDEX_BITS | (index as u64) << 1 | u64::from(near)
+}
 
 /// Arrivals at one rank that wait to be served, as arrays; the buffers are kept.
 #[derive(Clone, Debug, Default)]
@@ -115,6 +121,8 @@ pub struct CloseColumn<'a> {
     pub column: usize,
     /// When each source's row began.
     pub from_ps: &'a [Ps],
+    /// Key of a message from each source that would arrive then; times count from when the phase began.
+    pub keys: &'a [u64],
     /// Source and units of messages that their words do not say.
     pub heavy: &'a [(u16, u16)],
     pub sources: Option<&'a [u16]>,
@@ -349,36 +357,63 @@ impl Inbox {
         }
         let mut waited = 0;
         let cells = phases[0].units.len();
-        let (base_ps, mut free_ps, mut sum) = (self.base_ps, lanes.free_ps, 0u64);
-        for &key in keys.iter() {
-            let index = usize::from(key as u16 >> 1);
-            let (phase, index) = if MANY {
-                (index / cells, index % cells)
-            } else {
-                (0, index)
-            };
-            let Served { units, unit_ps } = phases[phase];
-            let n = u64::from(units[index]);
-            let at_ps = base_ps + (key >> INDEX_BITS);
-            let start_ps = at_ps.max(free_ps);
-            free_ps = start_ps + unit_ps[(key & 1) as usize] * n;
-            // Only those that waited: a third need not.
-            put(&mut self.waits_ps, waited, start_ps - at_ps);
-            waited += usize::from(start_ps != at_ps);
-            let h = hash(free_ps, mark(index as u64, n));
-            if MANY {
+        let (base_ps, mut free_ps) = (self.base_ps, lanes.free_ps);
+        let waits_ps = self.waits_ps.as_mut_slice();
+        if MANY {
+            for &key in keys.iter() {
+                let index = index_of(key);
+                let (phase, index) = (index / cells, index % cells);
+                let served = serve_one(key, index, base_ps, free_ps, &phases[phase]);
+                free_ps = served.free_ps;
+                put(waits_ps, waited, served.wait_ps);
+                waited += usize::from(served.wait_ps != 0);
                 let got = &mut got[phase];
-                got.hash = got.hash.wrapping_add(h);
+                got.hash = got.hash.wrapping_add(served.hash);
                 got.complete_ps = got.complete_ps.max(free_ps);
-            } else {
-                sum = sum.wrapping_add(h);
             }
-        }
-        if !MANY {
+        } else {
+            let (phase, mut sum) = (phases[0], 0u64);
+            for &key in keys.iter() {
+                let served = serve_one(key, index_of(key), base_ps, free_ps, &phase);
+                free_ps = served.free_ps;
+                // Only those that waited: a third need not.
+                put(waits_ps, waited, served.wait_ps);
+                waited += usize::from(served.wait_ps != 0);
+                sum = sum.wrapping_add(served.hash);
+            }
             got[0].hash = got[0].hash.wrapping_add(sum);
             got[0].complete_ps = got[0].complete_ps.max(free_ps);
         }
         let (messages, waits_ps) = (self.len as u32, &self.waits_ps[..waited]);
         lanes.served(free_ps, self.busy_ps, self.bytes, messages, waits_ps);
+    }
+}
+
+/// `source * slots + slot` of a key's message, with those of other phases before it.
+#[inline(always)]
+fn index_of(key: u64) -> usize {
+    usize::from(key as u16 >> 1)
+}
+
+/// How a message fared at the lanes.
+struct AtLanes {
+    wait_ps: Ps,
+    /// When it was through.
+    free_ps: Ps,
+    hash: u64,
+}
+
+#[inline(always)]
+fn serve_one(key: u64, index: usize, base_ps: Ps, free_ps: Ps, phase: &Served<'_>) -> AtLanes {
+    let n = u64::from(phase.units[index]);
+    let at_ps = base_ps + (key >> INDEX_BITS);
+    let start_ps = at_ps.max(free_ps);
+    let [between_ps, inside_ps] = phase.unit_ps;
+    let unit_ps = if key & 1 == 0 { between_ps } else { inside_ps };
+    let end_ps = start_ps + unit_ps * n;
+    AtLanes {
+        wait_ps: start_ps - at_ps,
+        free_ps: end_ps,
+        hash: hash(end_ps, mark(index as u64, n)),
     }
 }
