@@ -1,15 +1,15 @@
 //! Where the messages of collective phases (dispatch, combine, gathers) meet, for the ranks of one group that
-//! live on one shard. A source posts all its messages of a phase at once, as a row of cells; each rank's lanes serve
+//! live on one shard. A source posts all its messages of a phase at once, as a row of words; each rank's lanes serve
 //! its column when the last flag of the phase is in, in order of arrival. The result is the one that sending
 //! and serving each message by itself gives: `tests/phase_reference.rs` compares the two.
 //!
 //! ```text
-//!              rank 0   rank 1   rank 2  ...      a cell: arrival and units, 8 bytes
+//!              rank 0   rank 1   rank 2  ...      a word: arrival and units, 4 bytes (8 where ranks have several slots)
 //! source 0   | slots  | slots  | slots  |         posting a row:    one copy
 //! source 1   | slots  | slots  | slots  |         serving a column: gather, sort, queue
 //! ```
 //! In memory the board is cut into blocks of columns, one cache line wide: a row is written line by line, and a column is
-//! read from lines that follow each other.
+//! read from lines that follow each other (`posted.rs`).
 
 use super::link::Direction;
 use super::paths::BothReaches;
