@@ -45,6 +45,8 @@ struct Ranks {
     down: Vec<Direction>,
     units: Vec<u16>,
     row: Row,
+    /// Rows that came from another shard go back as rows for it, as in the machine.
+    spare: Vec<Row>,
     received: Vec<u16>,
     messages: u64,
     digest: u64,
@@ -101,10 +103,11 @@ impl Ranks {
             self.post(&send, &row, ctx);
         } else {
             for shard in 0..ctx.shards() {
-                let mut part = Row::default();
+                let mut part = self.spare.pop().unwrap_or_default();
                 row.of_shard(self.board.shape(), shard, &mut part);
                 if shard == ctx.shard() {
                     self.post(&send, &part, ctx);
+                    self.spare.push(part);
                 } else {
                     let posted = Posted {
                         round,
@@ -159,6 +162,7 @@ impl Model for Ranks {
             flag_ps: 50_000,
         };
         self.post(&send, &posted.row, ctx);
+        self.spare.push(posted.row);
     }
 
     fn digest(msg: &Msg) -> u64 {
@@ -205,6 +209,7 @@ pub fn run(ranks: u32, rounds: u32, shards: usize) -> (Duration, u64, u64) {
             down: vec![Direction::default(); n],
             units: vec![0; n],
             row: Row::default(),
+            spare: Vec::new(),
             received: vec![0; n],
             messages: 0,
             digest: 0,

@@ -19,10 +19,7 @@ impl Inbox {
         units: &mut [u16],
     ) -> Receipt {
         let me = usize::from(rank);
-        let room = self.len + shape.ranks();
-        if self.keys.len() < room {
-            self.keys.resize(room, 0);
-        }
+        self.keys.make_room(self.len + shape.ranks());
         let (node, npu) = (shape.node_of_rank[me], shape.npu_of_rank[me]);
         let before = self.len;
         let direct = |s: usize| shape.npu_of_rank[s] == npu;
@@ -81,7 +78,7 @@ impl Inbox {
         column: CloseColumn<'_>,
         units: &mut [u16],
     ) {
-        let (keys, mut j) = (self.keys.as_mut_slice(), self.len);
+        let (keys, mut j) = (self.keys.slots(), self.len);
         let lines = &column.lines[sources.clone()];
         let of_row = &column.keys[sources.clone()];
         let units = &mut units[sources.clone()];

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::link::Direction;
 use super::row::{COUNT_BITS, Cell, Close, LINE_CELLS, LINE_CLOSE, after, units_of};
 use super::shape::Shape;
-use super::sorting::Sorter;
+use super::sorting::Keys;
 use crate::time::Ps;
 
 /// What a rank got in one phase.
@@ -72,12 +72,10 @@ pub(super) fn arrival_key(after_ps: Ps, index: usize, near: bool) -> u64 {
 pub struct Inbox {
     pub base_ps: Ps,
     /// Arrival after `base_ps`, then index, then reach: sorted, they are the order of service.
-    pub(super) keys: Vec<u64>,
+    pub(super) keys: Keys,
     pub(super) len: usize,
     pub(super) busy_ps: Ps,
     pub(super) bytes: u64,
-    sorter: Sorter,
-    waits_ps: Vec<Ps>,
 }
 
 /// Which of a rank's cells are taken.
@@ -157,9 +155,7 @@ impl Inbox {
     ) -> Receipt {
         let me = rank as usize;
         let room = self.len + shape.ranks() * shape.slots;
-        if self.keys.len() < room {
-            self.keys.resize(room, 0);
-        }
+        self.keys.make_room(room);
         let (node, npu) = (shape.node_of_rank[me], shape.npu_of_rank[me]);
         let (before, mut lane_units) = (self.len, 0);
         let mut got = Receipt::default();
@@ -241,7 +237,7 @@ impl Inbox {
             let near = u64::from(shape.node_of_rank[s] == node);
             units[s] = c as u16;
             let index = (t.first_index + s) as u64;
-            self.keys[self.len] = (after(base_ps, c) << INDEX_BITS) | index << 1 | near;
+            self.keys.slots()[self.len] = (after(base_ps, c) << INDEX_BITS) | index << 1 | near;
             self.len += usize::from(c != 0);
             of_reach[near as usize] += units_of(c);
         }
@@ -262,7 +258,7 @@ impl Inbox {
         units: &mut [u16],
     ) -> u64 {
         let base_ps = self.base_ps;
-        let keys = self.keys.as_mut_slice();
+        let keys = self.keys.slots();
         let (mut j, mut sum) = (self.len, 0);
         let key = |after_ps: Ps, index: usize| {
             (after_ps << INDEX_BITS) | ((t.first_index + index) as u64) << 1 | near
@@ -350,17 +346,12 @@ impl Inbox {
         if self.len == 0 {
             return;
         }
-        let keys = &mut self.keys[..self.len];
-        self.sorter.sort(keys);
-        if self.waits_ps.len() < self.len {
-            self.waits_ps.resize(self.len, 0);
-        }
+        let (keys, waits_ps) = self.keys.sort(self.len);
         let mut waited = 0;
         let cells = phases[0].units.len();
         let (base_ps, mut free_ps) = (self.base_ps, lanes.free_ps);
-        let waits_ps = self.waits_ps.as_mut_slice();
         if MANY {
-            for &key in keys.iter() {
+            for &key in keys {
                 let index = index_of(key);
                 let (phase, index) = (index / cells, index % cells);
                 let served = serve_one(key, index, base_ps, free_ps, &phases[phase]);
@@ -373,7 +364,7 @@ impl Inbox {
             }
         } else {
             let (phase, mut sum) = (phases[0], 0u64);
-            for &key in keys.iter() {
+            for &key in keys {
                 let served = serve_one(key, index_of(key), base_ps, free_ps, &phase);
                 free_ps = served.free_ps;
                 // Only those that waited: a third need not.
@@ -384,7 +375,7 @@ impl Inbox {
             got[0].hash = got[0].hash.wrapping_add(sum);
             got[0].complete_ps = got[0].complete_ps.max(free_ps);
         }
-        let (messages, waits_ps) = (self.len as u32, &self.waits_ps[..waited]);
+        let (messages, waits_ps) = (self.len as u32, &waits_ps[..waited]);
         lanes.served(free_ps, self.busy_ps, self.bytes, messages, waits_ps);
     }
 }
