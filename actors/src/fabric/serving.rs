@@ -45,7 +45,7 @@ pub fn message_hash(end_ps: Ps, index: usize, units: u64) -> u64 {
 #[inline]
 fn hash(end_ps: Ps, mark: u64) -> u64 {
     let x = end_ps.wrapping_add(mark);
-    (x & 0xffff_ffff).wrapping_mul((x ^ mark.rotate_left(32)) >> 32 | 1)
+    u64::from(x as u32) * u64::from((x >> 32) as u32 ^ mark as u32 | 1)
 }
 
 /// Puts `word` where there is room for it, as there always is: without a way out for when there is none, loops that
@@ -363,15 +363,8 @@ impl Inbox {
                 got.complete_ps = got.complete_ps.max(free_ps);
             }
         } else {
-            let (phase, mut sum) = (phases[0], 0u64);
-            for &key in keys {
-                let served = serve_one(key, index_of(key), base_ps, free_ps, &phase);
-                free_ps = served.free_ps;
-                // Only those that waited: a third need not.
-                put(waits_ps, waited, served.wait_ps);
-                waited += usize::from(served.wait_ps != 0);
-                sum = sum.wrapping_add(served.hash);
-            }
+            let sum;
+            (free_ps, waited, sum) = serve_keys(keys, base_ps, free_ps, phases[0], waits_ps);
             got[0].hash = got[0].hash.wrapping_add(sum);
             got[0].complete_ps = got[0].complete_ps.max(free_ps);
         }
@@ -392,6 +385,27 @@ struct AtLanes {
     /// When it was through.
     free_ps: Ps,
     hash: u64,
+}
+
+/// One phase: serves all, and puts the waits of those that waited (a third need not) into `waits_ps`. Returns when the lanes are
+/// free, how many waited, and the sum of hashes.
+#[inline(never)]
+fn serve_keys(
+    keys: &[u64],
+    base_ps: Ps,
+    mut free_ps: Ps,
+    phase: Served<'_>,
+    waits_ps: &mut [Ps],
+) -> (Ps, usize, u64) {
+    let (mut waited, mut sum) = (0, 0u64);
+    for &key in keys {
+        let served = serve_one(key, index_of(key), base_ps, free_ps, &phase);
+        free_ps = served.free_ps;
+        put(waits_ps, waited, served.wait_ps);
+        waited += usize::from(served.wait_ps != 0);
+        sum = sum.wrapping_add(served.hash);
+    }
+    (free_ps, waited, sum)
 }
 
 #[inline(always)]
