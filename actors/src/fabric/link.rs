@@ -42,8 +42,8 @@ impl Direction {
         self.busy_ps += ps;
         self.bytes += bytes;
         self.messages += 1;
-        self.queue.record(start_ps - at_ps);
-        self.service.record(ps);
+        self.queue.note(start_ps - at_ps);
+        self.passed(ps, 1);
         Served {
             start_ps,
             end_ps: self.free_ps,

@@ -65,9 +65,26 @@ impl BulkHist {
     /// Durations below 17 ms have a bucket that fits a note.
     const SHORT_BITS: u32 = 24 + ActorHist::UNIT_SHIFT;
 
-    #[inline]
-    pub fn record(&mut self, ps: Ps) {
+    fn record(&mut self, ps: Ps) {
         self.hist.get_or_insert_default().record(ps);
+    }
+
+    /// One duration.
+    #[inline]
+    pub fn note(&mut self, ps: Ps) {
+        if ps == 0 {
+            return self.record_all(&[], 1);
+        }
+        if ps >> Self::SHORT_BITS != 0 {
+            return self.record(ps);
+        }
+        if self.noted.len() == Self::NOTED_MAX {
+            self.count();
+        }
+        self.noted
+            .push(short_bucket((ps >> ActorHist::UNIT_SHIFT) as u32) as u8);
+        self.sum_ps += ps;
+        self.max_ps = self.max_ps.max(ps);
     }
 
     /// `count` durations: these, and for the rest 0.
@@ -189,8 +206,11 @@ mod tests {
         #[test]
         fn durations_taken_down_together_are_counted_as_one_by_one(
             visits in prop::collection::vec(
-                prop::collection::vec(prop_oneof![0..20_000u64, 0..1u64 << 34, 0..1u64 << 36], 0..1_300),
-                0..6,
+                prop_oneof![
+                    prop::collection::vec(prop_oneof![0..20_000u64, 0..1u64 << 34, 0..1u64 << 36], 0..1_300),
+                    prop::collection::vec(prop_oneof![0..20_000u64, 0..1u64 << 34, 0..1u64 << 36], 1),
+                ],
+                0..9,
             ),
             shift in 0..30u32,
         ) {
@@ -198,7 +218,10 @@ mod tests {
             for visit in visits {
                 let all_ps: Vec<Ps> = visit.iter().map(|ps| ps >> shift).collect();
                 let some_ps: Vec<Ps> = all_ps.iter().copied().filter(|ps| *ps > 0).collect();
-                bulk.record_all(&some_ps, all_ps.len() as u32);
+                match all_ps.as_slice() {
+                    [one] => bulk.note(*one),
+                    all => bulk.record_all(&some_ps, all.len() as u32),
+                }
                 all_ps.iter().for_each(|&ps| one_by_one.record(ps));
                 prop_assert_eq!(&bulk.counted(), &one_by_one);
             }
