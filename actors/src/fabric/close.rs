@@ -54,7 +54,7 @@ impl Inbox {
                 if !direct(s) {
                     near += u64::from(units[s]);
                 } else if units[s] > 0 {
-                    got.add(&in_place(s, column, units[s].into()));
+                    got.add(&over_package(s, column, units[s].into()));
                 }
             }
         }
@@ -94,7 +94,7 @@ impl Inbox {
 }
 
 /// What a source on the same package sends: its word says when the last byte is in.
-fn in_place(source: usize, column: CloseColumn<'_>, units: u64) -> Receipt {
+fn over_package(source: usize, column: CloseColumn<'_>, units: u64) -> Receipt {
     let at_ps = column.from_ps[source] + close_ps(column.lines[source][column.column]);
     Receipt {
         complete_ps: at_ps,

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::row::{Near, Pack, Row, Wide};
+use super::row::{IntoCell, IntoClose, Pack, Row};
 use super::shape::Shape;
 use super::toll::Toll;
 use crate::time::Ps;
@@ -98,50 +98,37 @@ impl Sender {
         mut to_node: impl FnMut(u32, u64, u64),
     ) {
         let n = shape.ranks() * shape.slots;
+        let path = (shape, rank, costs);
         row.from_ps = self.cursor_ps;
         row.heavy.clear();
-        let (at_first, path) = (*self, (shape, rank, costs));
+        let mut told = false;
         if shape.slots == 1 {
-            row.wide.clear();
+            let (at_first, pack) = (*self, IntoClose::new(row.from_ps));
             row.close.resize(n, 0);
-            let near = Near {
-                from_ps: row.from_ps,
-            };
-            self.lay(
-                path,
-                units,
-                near,
-                &mut row.close,
-                &mut row.heavy,
-                &mut to_node,
-            );
-            if near.reaches(self.sent_ps() + costs.latency_most_ps()) {
+            let Row { close, heavy, .. } = row;
+            self.lay(path, units, pack, close, heavy, &mut to_node);
+            if pack.reaches(self.sent_ps() + costs.latency_most_ps()) {
+                row.wide.clear();
                 return;
             }
             *self = at_first;
             row.heavy.clear();
-            row.wide.resize(n, 0);
-            row.close.clear();
-            // Nodes have been told.
-            self.lay(
-                path,
-                units,
-                Wide,
-                &mut row.wide,
-                &mut row.heavy,
-                |_, _, _| (),
-            );
-            return;
+            told = true;
         }
         row.close.clear();
         row.wide.resize(n, 0);
+        let Row { wide, heavy, .. } = row;
         self.lay(
             path,
             units,
-            Wide,
-            &mut row.wide,
-            &mut row.heavy,
-            &mut to_node,
+            IntoCell,
+            wide,
+            heavy,
+            |node, units, messages| {
+                if !told {
+                    to_node(node, units, messages);
+                }
+            },
         );
     }
 
@@ -160,7 +147,8 @@ impl Sender {
         let (node, npu) = (shape.node_of_rank[rank], shape.npu_of_rank[rank]);
         let of = |ranks: &Range<usize>| ranks.start * slots..ranks.end * slots;
         let own = of(&(rank..rank + 1));
-        let all = self.in_place(costs, &units[own.clone()], pack, &mut words[own.clone()]);
+        let (some, of_own) = (&units[own.clone()], &mut words[own.clone()]);
+        let all = self.on_package(costs, false, some, pack, of_own);
         note_heavy::<U, P>(all, own, units, heavy);
         shape.in_sending_order(rank, |runs| {
             if runs[0].node != node {
@@ -169,8 +157,8 @@ impl Sender {
                     let of_run = of(&run.ranks);
                     let (some, words) = (&units[of_run.clone()], &mut words[of_run.clone()]);
                     let sent = self.sent(costs.between, some);
-                    free_ps = if P::IN_PLACE && sent.all <= P::UNITS_MAX {
-                        self.queue_in_place(free_ps, costs, sent.units, some, pack, words)
+                    free_ps = if P::IN_WORDS && sent.all <= P::UNITS_MAX {
+                        self.queue_in_words(free_ps, costs, sent.units, some, pack, words)
                     } else {
                         self.queue(free_ps, costs, costs.between, some, pack, words)
                     };
@@ -186,7 +174,7 @@ impl Sender {
                 let one = of(&(r..r + 1));
                 let (some, words) = (&units[one.clone()], &mut words[one.clone()]);
                 let all = if shape.npu_of_rank[r] == npu {
-                    self.over_sio(costs, some, pack, words)
+                    self.on_package(costs, true, some, pack, words)
                 } else {
                     let free_ps = self.lane_free_ps;
                     let free_ps = self.queue(free_ps, costs, costs.inside, some, pack, words);
@@ -231,7 +219,7 @@ impl Sender {
     /// The same of `all` units together, with times as words have them, where words say all units: a third less to do for
     /// each message.
     #[inline]
-    fn queue_in_place<U: Units, P: Pack>(
+    fn queue_in_words<U: Units, P: Pack>(
         &mut self,
         free_ps: Ps,
         costs: &SourceCosts,
@@ -298,10 +286,12 @@ impl Sender {
         }
     }
 
-    /// Messages of the rank to itself: there when they are issued. Returns the bits of all their units.
-    fn in_place<U: Units, P: Pack>(
+    /// Messages that stay on the package: to the rank itself, there when they are issued, or `over_sio` to the other
+    /// die. Returns the bits of all their units.
+    fn on_package<U: Units, P: Pack>(
         &mut self,
         costs: &SourceCosts,
+        over_sio: bool,
         units: &[U],
         pack: P,
         words: &mut [P::Word],
@@ -310,30 +300,16 @@ impl Sender {
         for (n, word) in units.iter().zip(words) {
             let n = n.get();
             self.cursor_ps += costs.issue_ps * n;
-            *word = self.one(n, self.cursor_ps, pack);
-            all |= n;
-        }
-        all
-    }
-
-    /// Messages to the other die of the package. Returns the bits of all their units.
-    fn over_sio<U: Units, P: Pack>(
-        &mut self,
-        costs: &SourceCosts,
-        units: &[U],
-        pack: P,
-        words: &mut [P::Word],
-    ) -> u64 {
-        let mut all = 0;
-        for (n, word) in units.iter().zip(words) {
-            let n = n.get();
-            self.cursor_ps += costs.issue_ps * n;
-            if n > 0 {
-                self.sio_free_ps = self.sio_free_ps.max(self.cursor_ps) + costs.sio.unit_ps * n;
+            let mut at_ps = self.cursor_ps;
+            if over_sio {
+                if n > 0 {
+                    self.sio_free_ps = self.sio_free_ps.max(at_ps) + costs.sio.unit_ps * n;
+                }
+                self.sio_units += n;
+                self.sio_messages += u64::from(n > 0);
+                at_ps = self.sio_free_ps + costs.sio.latency_ps;
             }
-            self.sio_units += n;
-            self.sio_messages += u64::from(n > 0);
-            *word = self.one(n, self.sio_free_ps + costs.sio.latency_ps, pack);
+            *word = self.one(n, at_ps, pack);
             all |= n;
         }
         all
@@ -383,8 +359,8 @@ fn note_heavy<U: Units, P: Pack>(
 #[inline]
 fn check_units(all: u64) {
     assert!(
-        all <= Wide::UNITS_MAX,
+        all <= IntoCell::UNITS_MAX,
         "a message of one phase carries more than {} units",
-        Wide::UNITS_MAX
+        IntoCell::UNITS_MAX
     );
 }

@@ -75,7 +75,7 @@ pub(super) trait Pack: Copy {
     /// More units than this are said beside.
     const UNITS_MAX: u64;
     /// Times of a row can be reckoned with as words have them.
-    const IN_PLACE: bool;
+    const IN_WORDS: bool;
 
     /// A time in its place, not cut to the word.
     fn bits(self, at_ps: Ps) -> u64;
@@ -91,13 +91,13 @@ pub(super) trait Pack: Copy {
 
 /// Into a [`Cell`].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wide;
+pub(super) struct IntoCell;
 
-impl Pack for Wide {
+impl Pack for IntoCell {
     type Word = Cell;
     const UNITS_BITS: u32 = COUNT_BITS;
     const UNITS_MAX: u64 = COUNT;
-    const IN_PLACE: bool = false;
+    const IN_WORDS: bool = false;
 
     #[inline]
     fn bits(self, at_ps: Ps) -> u64 {
@@ -112,22 +112,26 @@ impl Pack for Wide {
 
 /// Into a [`Close`], of a row that begins at `from_ps`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Near {
-    pub from_ps: Ps,
+pub(super) struct IntoClose {
+    from_ps: Ps,
 }
 
-impl Near {
+impl IntoClose {
+    pub fn new(from_ps: Ps) -> Self {
+        Self { from_ps }
+    }
+
     /// Whether messages that are there at `last_ps` have a word.
     pub fn reaches(self, last_ps: Ps) -> bool {
         last_ps - self.from_ps < CLOSE_PS
     }
 }
 
-impl Pack for Near {
+impl Pack for IntoClose {
     type Word = Close;
     const UNITS_BITS: u32 = CLOSE_COUNT_BITS;
     const UNITS_MAX: u64 = HEAVY - 1;
-    const IN_PLACE: bool = true;
+    const IN_WORDS: bool = true;
 
     #[inline]
     fn bits(self, at_ps: Ps) -> u64 {
