@@ -10,7 +10,7 @@ use supernode_actors::request::RequestRecord;
 use supernode_actors::runtime::Actor;
 use supernode_actors::time::Ps;
 
-use super::bell::Bell;
+use super::bell::{Bell, Turn};
 
 /// Entries before they are joined.
 const ENTRIES_MOST: usize = 32;
@@ -51,6 +51,21 @@ struct State {
     tokens: VecDeque<Tokens>,
     end: Option<Next>,
     waker: Option<Waker>,
+    /// Its first token has been put in.
+    begun: bool,
+}
+
+impl State {
+    /// First tokens come before others; of these each request has its place in every step.
+    fn turn(&self, at_ps: Ps) -> Turn {
+        match self.ticket {
+            Some(ticket) if self.begun => Turn::InStep {
+                at_ps,
+                request: ticket.id,
+            },
+            _ => Turn::Now,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -83,6 +98,8 @@ impl Mailbox {
 
     pub fn put(&self, tokens: Tokens) {
         let mut s = self.state.lock();
+        let turn = s.turn(tokens.at_ps);
+        s.begun = true;
         if s.tokens.len() < ENTRIES_MOST {
             s.tokens.push_back(tokens);
         } else if let Some(last) = s.tokens.back_mut() {
@@ -91,19 +108,20 @@ impl Mailbox {
                 ..tokens
             };
         }
-        self.wake(s);
+        self.wake(s, turn);
     }
 
     pub fn end(&self, record: Box<RequestRecord>) {
         let mut s = self.state.lock();
+        let turn = s.turn(record.end_ps);
         s.end = Some(Next::Ended(record));
-        self.wake(s);
+        self.wake(s, turn);
     }
 
     pub fn lost(&self) {
         let mut s = self.state.lock();
         s.end.get_or_insert(Next::Lost);
-        self.wake(s);
+        self.wake(s, Turn::Now);
         self.bell.ring();
     }
 
@@ -121,11 +139,11 @@ impl Mailbox {
     }
 
     /// Has the reader woken at the next ring, with the lock given back first.
-    fn wake(&self, mut state: parking_lot::MutexGuard<'_, State>) {
+    fn wake(&self, mut state: parking_lot::MutexGuard<'_, State>, turn: Turn) {
         let waker = state.waker.take();
         drop(state);
         if let Some(waker) = waker {
-            self.bell.wakes(waker);
+            self.bell.wakes(turn, waker);
         }
     }
 }
