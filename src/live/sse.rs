@@ -19,10 +19,14 @@ use super::text;
 
 /// Room for the events of a step, so that they are written without growing.
 const EVENTS_BYTES: usize = 1_024;
+/// And for what comes before the text in each.
+const BEFORE_BYTES: usize = 192;
 
 /// One choice that is being made.
 struct Making {
     choice: Choice,
+    /// A token's event up to its text: the same for all of a choice.
+    before: String,
     mailbox: Arc<Mailbox>,
     made: u32,
     /// Bytes of text written, where a stop string cuts it.
@@ -44,7 +48,6 @@ pub struct Answering {
     created: u64,
     asking: Asking,
     making: Vec<Making>,
-    /// SSE before and after a token's text, once for all chunks of a choice.
     begun: bool,
     /// Text that was made while the headers were awaited.
     ahead: String,
@@ -67,6 +70,7 @@ impl Answering {
             });
             making.push(Making {
                 choice: choice.clone(),
+                before: String::new(),
                 mailbox,
                 made: 0,
                 written: 0,
@@ -76,7 +80,7 @@ impl Answering {
             });
         }
         let now = std::time::SystemTime::now();
-        Self {
+        let mut answering = Self {
             gateway: gateway.clone(),
             id,
             model: gateway.facts.model.clone(),
@@ -88,7 +92,20 @@ impl Answering {
             begun: false,
             ahead: String::new(),
             finished: false,
+        };
+        if answering.asking.stream {
+            for i in 0..answering.making.len() {
+                let mut before = String::with_capacity(BEFORE_BYTES);
+                answering.open(i, &mut before);
+                before.push_str(if answering.asking.chat {
+                    "\"delta\":{\"content\":\""
+                } else {
+                    "\"text\":\""
+                });
+                answering.making[i].before = before;
+            }
         }
+        answering
     }
 
     /// Which actors serve the first choice, as far as is known.
@@ -190,7 +207,7 @@ impl Answering {
                 }
                 if self.asking.stream {
                     let usage = self.usage_of(i, Some(&record));
-                    self.chunk(i, Piece::Finish, usage, None, out);
+                    self.chunk(i, Piece::Finish, usage, out);
                 }
                 self.making[i].ended = Some(Ending::Done(record));
             }
@@ -217,7 +234,7 @@ impl Answering {
     fn roles(&self, out: &mut String) {
         if self.asking.chat {
             for i in 0..self.making.len() {
-                self.chunk(i, Piece::Role, self.usage_of(i, None), None, out);
+                self.chunk(i, Piece::Role, self.usage_of(i, None), out);
             }
         }
     }
@@ -248,7 +265,17 @@ impl Answering {
                 },
             }
         });
-        self.chunk(i, Piece::Text(word, kept), usage, timing, out);
+        out.push_str(&self.making[i].before);
+        if kept > 0 {
+            out.push(' ');
+            out.push_str(&word[..kept - 1]);
+        }
+        out.push_str(if self.asking.chat {
+            "\"},\"logprobs\":null,\"finish_reason\":null}]"
+        } else {
+            "\",\"logprobs\":null,\"finish_reason\":null}]"
+        });
+        close(usage, timing, out);
     }
 
     fn usage_of(&self, i: usize, record: Option<&RequestRecord>) -> Option<Value> {
@@ -258,16 +285,8 @@ impl Answering {
         (self.asking.continuous_usage).then(|| usage(prompt, u64::from(m.made), cached))
     }
 
-    /// Writes one event. Done by hand: there may be a hundred thousand a second.
-    fn chunk(
-        &self,
-        i: usize,
-        piece: Piece,
-        usage: Option<Value>,
-        timing: Option<Timing>,
-        out: &mut String,
-    ) {
-        let c = &self.making[i].choice;
+    /// The event of a choice, up to what is in it.
+    fn open(&self, i: usize, out: &mut String) {
         let object = if self.asking.chat {
             "chat.completion.chunk"
         } else {
@@ -276,43 +295,25 @@ impl Answering {
         let _ = write!(
             out,
             "data: {{\"id\":\"{}\",\"object\":\"{object}\",\"created\":{},\"model\":\"{}\",\"choices\":[{{\"index\":{},",
-            self.id, self.created, self.model, c.index
+            self.id, self.created, self.model, self.making[i].choice.index
         );
-        let (chat, finish) = (self.asking.chat, c.finish);
+    }
+
+    /// Writes an event that has no token.
+    fn chunk(&self, i: usize, piece: Piece, usage: Option<Value>, out: &mut String) {
+        self.open(i, out);
+        let (chat, finish) = (self.asking.chat, self.making[i].choice.finish);
         match piece {
             Piece::Role => out.push_str(
                 "\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null",
             ),
-            Piece::Text(word, kept) => {
-                out.push_str(if chat { "\"delta\":{\"content\":\"" } else { "\"text\":\"" });
-                if kept > 0 {
-                    out.push(' ');
-                    out.push_str(&word[..kept - 1]);
-                }
-                out.push_str(if chat { "\"}" } else { "\"" });
-                out.push_str(",\"logprobs\":null,\"finish_reason\":null");
-            }
             Piece::Finish => {
                 out.push_str(if chat { "\"delta\":{}" } else { "\"text\":\"\"" });
                 let _ = write!(out, ",\"logprobs\":null,\"finish_reason\":\"{finish}\"");
             }
         }
         out.push_str("}]");
-        if let Some(usage) = usage {
-            let _ = write!(out, ",\"usage\":{usage}");
-        }
-        if let Some(Timing {
-            arrival_ps,
-            at_ps,
-            late_us,
-        }) = timing
-        {
-            let _ = write!(
-                out,
-                ",\"supernode\":{{\"arrival_ps\":{arrival_ps},\"at_ps\":{at_ps},\"late_us\":{late_us}}}"
-            );
-        }
-        out.push_str("}\n\n");
+        close(usage, None, out);
     }
 
     /// Usage summed over all choices; each prompt counts once.
@@ -393,9 +394,43 @@ struct Timing {
 
 enum Piece {
     Role,
-    /// A word, and how many bytes of it with the space before it are kept.
-    Text(&'static str, usize),
     Finish,
+}
+
+/// The end of an event. By hand, as what is before it: there may be a hundred thousand a second.
+fn close(usage: Option<Value>, timing: Option<Timing>, out: &mut String) {
+    if let Some(usage) = usage {
+        let _ = write!(out, ",\"usage\":{usage}");
+    }
+    if let Some(Timing {
+        arrival_ps,
+        at_ps,
+        late_us,
+    }) = timing
+    {
+        out.push_str(",\"supernode\":{\"arrival_ps\":");
+        digits(arrival_ps, out);
+        out.push_str(",\"at_ps\":");
+        digits(at_ps, out);
+        out.push_str(",\"late_us\":");
+        digits(late_us.into(), out);
+        out.push('}');
+    }
+    out.push_str("}\n\n");
+}
+
+fn digits(mut n: u64, out: &mut String) {
+    let mut text = [0; 20];
+    let mut at = text.len();
+    loop {
+        at -= 1;
+        text[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    out.push_str(std::str::from_utf8(&text[at..]).unwrap_or_default());
 }
 
 fn usage(prompt: u64, made: u64, cached: Option<u64>) -> Value {

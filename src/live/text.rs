@@ -36,6 +36,19 @@ fn words() -> &'static [&'static str] {
     LIST.get_or_init(|| WORDS.split_whitespace().collect())
 }
 
+/// Where a word stands among [`words`].
+fn place_of(word: &str) -> Option<u32> {
+    static SORTED: std::sync::OnceLock<Vec<(&str, u32)>> = std::sync::OnceLock::new();
+    let sorted = SORTED.get_or_init(|| {
+        let mut sorted: Vec<_> = words().iter().copied().zip(0..).collect();
+        sorted.sort_unstable();
+        sorted.dedup_by_key(|(word, _)| *word);
+        sorted
+    });
+    let found = sorted.binary_search_by_key(&word, |(w, _)| w);
+    found.ok().map(|at| sorted[at].1)
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Letter,
@@ -94,11 +107,8 @@ pub fn tokenize(text: &str, vocab: u32, into: &mut Vec<u32>) {
 }
 
 fn id_of(piece: &str, vocab: u32) -> u32 {
-    if let Some(i) = words()
-        .iter()
-        .position(|w| piece.strip_prefix(' ') == Some(*w))
-    {
-        return FIRST_WORD + i as u32;
+    if let Some(i) = piece.strip_prefix(' ').and_then(place_of) {
+        return FIRST_WORD + i;
     }
     let hash = piece.bytes().fold(0, |h: u64, b| mix(h ^ u64::from(b)));
     FIRST_HASHED + (hash % u64::from(vocab.max(FIRST_HASHED + 1) - FIRST_HASHED)) as u32
