@@ -61,7 +61,8 @@ mod unix {
             // Clients start at 400 a second.
             let (streams, warm_s, seconds) = (
                 set("SUPERNODE_STREAMS", 2_000.0),
-                set("SUPERNODE_WARM_SECONDS", 25.0),
+                // As much virtual time at any pace.
+                set("SUPERNODE_WARM_SECONDS", 25.0 / pace),
                 set("SUPERNODE_SECONDS", 60.0),
             );
             let load = load(&up, streams as usize, 5, warm_s, seconds, pace, 600);

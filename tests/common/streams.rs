@@ -1,13 +1,13 @@
 //! Clients of many streams at once: each takes down when it sent and when each token came, and holds that against the
 //! virtual times that come with the tokens.
 
+use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use actix_rt::net::TcpStream;
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
 use serde_json::json;
-use tokio::io::{AsyncRead, ReadBuf};
 
 /// What is asked for.
 #[derive(Clone)]
@@ -43,14 +43,6 @@ pub struct Seen {
 const HOLDS_US: u64 = 5_000;
 
 impl Seen {
-    fn add(&mut self, other: Self) {
-        self.requests += other.requests;
-        self.tokens += other.tokens;
-        self.ttft_us.extend(other.ttft_us);
-        self.itl_us.extend(other.itl_us);
-        self.behind_us.extend(other.behind_us);
-    }
-
     /// Share of what was seen while pacing held.
     pub fn held(&self) -> f64 {
         let held = self.ttft_us.len() + self.itl_us.len();
@@ -66,132 +58,200 @@ pub fn quantile_ms(of: &mut [u32], q: f64) -> f64 {
         .map_or(0.0, |us| f64::from(*us) / 1e3)
 }
 
-/// The number after a key in one event.
+/// The number after a key that stands near the end of an event.
 fn number(event: &[u8], key: &str) -> Option<u64> {
-    let at = event.windows(key.len()).position(|w| w == key.as_bytes())? + key.len();
+    let at = event
+        .windows(key.len())
+        .rposition(|w| w == key.as_bytes())?
+        + key.len();
     let digits = event[at..].iter().take_while(|b| b.is_ascii_digit());
     Some(digits.fold(0, |n, b| n * 10 + u64::from(b - b'0')))
 }
 
-/// Reads what there is, once there is something: one call to the system for what comes at once.
-async fn read(stream: &mut TcpStream, into: &mut [u8]) -> usize {
-    let mut into = ReadBuf::new(into);
-    let read = std::future::poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut into));
-    read.await.unwrap();
-    into.filled().len()
+/// Where the next blank line is, which ends an event.
+fn blank_line(text: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    loop {
+        let at = from + text[from..].iter().position(|b| *b == b'\n')?;
+        if text.get(at + 1) == Some(&b'\n') {
+            return Some(at);
+        }
+        from = at + 1;
+    }
 }
 
-/// One request from its first byte to its last, or until `over`; nothing is taken down of one that is sent before
-/// `looked_at`.
-async fn request(
-    load: &Load,
-    client: usize,
-    turn: usize,
-    (looked_at, over): (Instant, Instant),
-    seen: &mut Seen,
-) {
-    // Streams that differ in length do not all end at once.
-    let tokens = load.output_tokens / 2 + (client * 7_919 + turn * 104_729) % load.output_tokens;
-    let prompt = format!("{client} {turn} ") + &"word ".repeat(load.prompt_words);
-    let body = json!({
-        "prompt": prompt, "max_tokens": tokens, "stream": true, "supernode_timing": true,
-    })
-    .to_string();
-    let mut stream = TcpStream::connect(load.address).await.unwrap();
-    let head = format!(
-        "POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    let bytes = [head.as_bytes(), body.as_bytes()].concat();
-    let sent = Instant::now();
-    let look = sent >= looked_at;
-    let mut written = 0;
-    while written < bytes.len() {
-        stream.writable().await.unwrap();
-        match stream.try_write(&bytes[written..]) {
-            Ok(n) => written += n,
-            Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::WouldBlock),
+/// A token as its client saw it.
+#[derive(Clone, Copy)]
+struct Came {
+    at: Instant,
+    ps: u64,
+    behind: bool,
+}
+
+/// One request from its first byte to its last.
+struct Stream {
+    socket: TcpStream,
+    sent: Instant,
+    /// Whether what is seen of it is taken down.
+    look: bool,
+    tokens: usize,
+    made: usize,
+    done: bool,
+    last: Option<Came>,
+    /// What has come of an event that is not all there.
+    part: Vec<u8>,
+}
+
+impl Stream {
+    fn ask(load: &Load, client: usize, turn: usize, looked_at: Instant) -> Self {
+        // Streams that differ in length do not all end at once.
+        let tokens =
+            load.output_tokens / 2 + (client * 7_919 + turn * 104_729) % load.output_tokens;
+        let prompt = format!("{client} {turn} ") + &"word ".repeat(load.prompt_words);
+        let body = json!({
+            "prompt": prompt, "max_tokens": tokens, "stream": true, "supernode_timing": true,
+        })
+        .to_string();
+        let head = format!(
+            "POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let bytes = [head.as_bytes(), body.as_bytes()].concat();
+        let mut socket = std::net::TcpStream::connect(load.address).unwrap();
+        let sent = Instant::now();
+        // A few kilobytes: there is room for them in a new connection.
+        socket.write_all(&bytes).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self {
+            socket: TcpStream::from_std(socket),
+            sent,
+            look: sent >= looked_at,
+            tokens,
+            made: 0,
+            done: false,
+            last: None,
+            part: Vec::new(),
         }
     }
-    let wall_us = |ps: u64| ps as f64 / 1e6 / load.pace;
-    let (mut buffer, mut got) = (vec![0; 64 * 1024], 0);
-    let mut last: Option<(Instant, u64, bool)> = None;
-    let (mut made, mut done) = (0, false);
-    loop {
-        match read(&mut stream, &mut buffer[got..]).await {
-            0 => break,
-            n => got += n,
+
+    /// Reads what has come. False when that was the end.
+    fn read(&mut self, load: &Load, buffer: &mut [u8], seen: &mut Seen) -> bool {
+        loop {
+            match self.socket.read(buffer) {
+                Ok(0) => break,
+                Ok(n) => {
+                    let now = Instant::now();
+                    self.part.extend_from_slice(&buffer[..n]);
+                    self.take(load, now, seen);
+                    if n < buffer.len() && !self.done {
+                        return true;
+                    }
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return true,
+                Err(e) => panic!("{e}"),
+            }
         }
-        let now = Instant::now();
-        if now > over {
-            return;
-        }
+        assert!(
+            self.done && self.made == self.tokens,
+            "{} of {} tokens came",
+            self.made,
+            self.tokens
+        );
+        seen.requests += usize::from(self.look);
+        false
+    }
+
+    fn take(&mut self, load: &Load, now: Instant, seen: &mut Seen) {
+        let wall_us = |ps: u64| ps as f64 / 1e6 / load.pace;
         let mut from = 0;
-        while let Some(n) = buffer[from..got].windows(2).position(|w| w == b"\n\n") {
-            let event = &buffer[from..from + n];
+        while let Some(n) = blank_line(&self.part[from..]) {
+            let event = &self.part[from..from + n];
             from += n + 2;
-            done |= event.ends_with(b"data: [DONE]");
-            let Some(at_ps) = number(event, "\"at_ps\":") else {
+            self.done |= event.ends_with(b"data: [DONE]");
+            let Some(ps) = number(event, "\"at_ps\":") else {
                 continue;
             };
-            made += 1;
-            seen.tokens += usize::from(look);
-            if !look || last.is_some_and(|(_, ps, _)| ps == at_ps) {
+            self.made += 1;
+            seen.tokens += usize::from(self.look);
+            if !self.look || self.last.is_some_and(|last| last.ps == ps) {
                 // Tokens of one step come together.
                 continue;
             }
             let behind = number(event, "\"late_us\":").unwrap() > HOLDS_US;
-            let (began, began_ps, was_behind) =
-                last.unwrap_or_else(|| (sent, number(event, "\"arrival_ps\":").unwrap(), false));
-            let seen_us = (now - began).as_secs_f64() * 1e6;
-            let off_us = (seen_us - wall_us(at_ps - began_ps)).abs() as u32;
-            let kind = match last {
-                _ if behind || was_behind => &mut seen.behind_us,
+            let before = self.last.unwrap_or_else(|| Came {
+                at: self.sent,
+                ps: number(event, "\"arrival_ps\":").unwrap(),
+                behind: false,
+            });
+            let seen_us = (now - before.at).as_secs_f64() * 1e6;
+            let off_us = (seen_us - wall_us(ps - before.ps)).abs() as u32;
+            let kind = match self.last {
+                _ if behind || before.behind => &mut seen.behind_us,
                 None => &mut seen.ttft_us,
                 Some(_) => &mut seen.itl_us,
             };
             kind.push(off_us);
-            last = Some((now, at_ps, behind));
+            self.last = Some(Came {
+                at: now,
+                ps,
+                behind,
+            });
         }
-        buffer.copy_within(from..got, 0);
-        got -= from;
+        self.part.drain(..from);
     }
-    assert!(done && made == tokens, "{made} of {tokens} tokens came");
-    seen.requests += usize::from(look);
 }
 
+/// The clients look so seldom: one that is woken for each event takes turns with who writes the next, and most of the
+/// time of both goes into that. What they see is later by so much at most.
+const LOOK_EVERY: Duration = Duration::from_micros(250);
+/// Unless so many events were there at the last look.
+const MANY: usize = 256;
+
 /// Has all clients ask, each one request after the other, until the time is over. Gives what they saw, and what
-/// `looking` says when that begins to be taken down.
+/// `looking` says when that begins to be taken down. One thread has all clients.
 pub fn hold<T: Send>(load: &Load, looking: impl FnOnce() -> T + Send) -> (Seen, T) {
     let began = Instant::now();
-    let span = (began + load.warm, began + load.lasts);
+    let (looked_at, over) = (began + load.warm, began + load.lasts);
     std::thread::scope(|scope| {
         let said = scope.spawn(|| {
             std::thread::sleep(load.warm);
             looking()
         });
-        let seen = actix_rt::System::new().block_on(async {
-            let clients: Vec<_> = (0..load.streams)
-                .map(|client| {
-                    let load = load.clone();
-                    actix_rt::spawn(async move {
-                        let share = client as f64 / load.streams as f64;
-                        actix_rt::time::sleep(load.ramp.mul_f64(share)).await;
-                        let (mut seen, mut turn) = (Seen::default(), 0);
-                        while Instant::now() < span.1 {
-                            request(&load, client, turn, span, &mut seen).await;
-                            turn += 1;
-                        }
-                        seen
-                    })
-                })
-                .collect();
-            let mut all = Seen::default();
-            for client in clients {
-                all.add(client.await.unwrap());
+        let mut seen = Seen::default();
+        let mut poll = Poll::new().unwrap();
+        let mut events = Events::with_capacity(1_024);
+        let mut buffer = vec![0; 64 * 1024];
+        let mut clients: Vec<(usize, Stream)> = Vec::with_capacity(load.streams);
+        let ask = |client: usize, turn: usize, poll: &Poll| {
+            let mut stream = Stream::ask(load, client, turn, looked_at);
+            let registry = poll.registry();
+            registry
+                .register(&mut stream.socket, Token(client), Interest::READABLE)
+                .unwrap();
+            stream
+        };
+        while Instant::now() < over {
+            let started = began.elapsed().as_secs_f64() / load.ramp.as_secs_f64();
+            let started = (started * load.streams as f64) as usize + 1;
+            for client in clients.len()..started.min(load.streams) {
+                clients.push((0, ask(client, 0, &poll)));
             }
-            all
-        });
+            match poll.poll(&mut events, Some(Duration::from_millis(1))) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                polled => polled.unwrap(),
+            }
+            for event in &events {
+                let client = event.token().0;
+                let (turn, stream) = &mut clients[client];
+                if !stream.read(load, &mut buffer, &mut seen) {
+                    *turn += 1;
+                    *stream = ask(client, *turn, &poll);
+                }
+            }
+            if events.iter().count() < MANY {
+                std::thread::sleep(LOOK_EVERY);
+            }
+        }
         (seen, said.join().unwrap())
     })
 }
