@@ -12,10 +12,14 @@ use crate::world::Shared;
 
 use super::lru::Lru;
 
+/// Tiers.
+const DRAM: usize = 0;
+const SSD: usize = 1;
+
 #[derive(Debug)]
 pub struct Store {
-    dram: Lru,
-    ssd: Lru,
+    /// The two tiers.
+    blocks: Lru<2>,
     ssd_free_ps: Ps,
     ssd_gb_per_s: f64,
     ssd_latency_ps: Ps,
@@ -40,8 +44,10 @@ impl Store {
             }
         };
         Self {
-            dram: Lru::new(blocks(c.dram_gb_per_node, aside_bytes)),
-            ssd: Lru::new(blocks(c.ssd_gb_per_node, 0.0)),
+            blocks: Lru::new([
+                blocks(c.dram_gb_per_node, aside_bytes),
+                blocks(c.ssd_gb_per_node, 0.0),
+            ]),
             ssd_free_ps: 0,
             ssd_gb_per_s: shared.machine.spec.storage.ssd_gb_per_s_per_node / per_node,
             ssd_latency_ps: ps_from_us(shared.machine.spec.storage.ssd_latency_us),
@@ -52,12 +58,12 @@ impl Store {
 
     /// What was in DRAM is lost; the SSD tier keeps its own.
     pub fn forget(&mut self) {
-        self.dram.clear();
+        self.blocks.clear(DRAM);
         self.ssd_free_ps = 0;
     }
 
     fn holds(&self, key: u64) -> bool {
-        key & WARM != 0 || self.dram.contains(key) || self.ssd.contains(key)
+        key & WARM != 0 || self.blocks.holds(key)
     }
 
     pub fn lookup(&mut self, from: Actor, lookup: Lookup, env: &mut Env<'_, '_>) {
@@ -82,7 +88,7 @@ impl Store {
             .blocks
             .iter()
             .copied()
-            .partition(|b| b.key & WARM != 0 || self.dram.touch(b.key));
+            .partition(|b| b.key & WARM != 0 || self.blocks.touch(DRAM, b.key));
         self.send(
             &ReadBlocks {
                 blocks: dram,
@@ -136,7 +142,7 @@ impl Store {
             .blocks
             .iter()
             .copied()
-            .partition(|b| self.ssd.touch(b.key) || self.dram.contains(b.key));
+            .partition(|b| self.blocks.touch(SSD, b.key) || self.blocks.contains(DRAM, b.key));
         for b in &there {
             self.keep(b.key, env);
         }
@@ -178,22 +184,22 @@ impl Store {
         env.tally.cache.write_bytes += bytes;
         if self.holds(key) {
             env.tally.cache.deduplicated_blocks += 1;
-        } else if self.ssd.capacity() > 0 {
+        } else if self.blocks.capacity(SSD) > 0 {
             // Written through behind the answer: reads from the SSDs wait for it, the writer does not.
             self.ssd_pass(env);
         }
-        self.ssd.insert(key);
+        self.blocks.insert(SSD, key);
         self.keep(key, env);
     }
 
     fn keep(&mut self, key: u64, env: &mut Env<'_, '_>) {
-        if self.dram.insert(key).is_some() {
+        if self.blocks.insert(DRAM, key).is_some() {
             env.tally.cache.evicted_blocks += 1;
         }
     }
 
     /// Bytes of KV in DRAM.
     pub fn dram_bytes(&self) -> u64 {
-        self.dram.len() as u64 * self.block_bytes
+        self.blocks.len(DRAM) as u64 * self.block_bytes
     }
 }
