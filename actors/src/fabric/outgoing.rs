@@ -132,8 +132,8 @@ impl Sender {
         );
     }
 
-    /// Where paths cost what their reach costs, all ranks between two pieces of the rank's own node are one loop without
-    /// branches. Paths that cost something else belong into a loop of their own beside `queue`.
+    /// Where paths cost what their reach costs, all ranks of other nodes between two pieces of the rank's own are one piece,
+    /// and so are those of its node but for its package.
     fn lay<U: Units, P: Pack>(
         &mut self,
         (shape, rank, costs): (&Shape, usize, &SourceCosts),
@@ -145,66 +145,90 @@ impl Sender {
     ) {
         let slots = shape.slots;
         let (node, npu) = (shape.node_of_rank[rank], shape.npu_of_rank[rank]);
-        let of = |ranks: &Range<usize>| ranks.start * slots..ranks.end * slots;
-        let own = of(&(rank..rank + 1));
+        let of = |ranks: Range<usize>| ranks.start * slots..ranks.end * slots;
+        let own = of(rank..rank + 1);
         let (some, of_own) = (&units[own.clone()], &mut words[own.clone()]);
         let all = self.on_package(costs, false, some, pack, of_own);
         note_heavy::<U, P>(all, own, units, heavy);
         shape.in_sending_order(rank, |runs| {
+            let mut ranks = runs[0].ranks.clone();
             if runs[0].node != node {
-                let (before, mut free_ps) = (self.lane_messages, self.lane_free_ps);
+                let mut sums = Sums::default();
                 for run in runs {
-                    let of_run = of(&run.ranks);
-                    let (some, words) = (&units[of_run.clone()], &mut words[of_run.clone()]);
-                    let sent = self.sent(costs.between, some);
-                    free_ps = if P::IN_WORDS && sent.all <= P::UNITS_MAX {
-                        self.queue_in_words(free_ps, costs, sent.units, some, pack, words)
-                    } else {
-                        self.queue(free_ps, costs, costs.between, some, pack, words)
-                    };
-                    note_heavy::<U, P>(sent.all, of_run, units, heavy);
-                    to_node(run.node, sent.units, sent.messages);
+                    let of_run = Sums::of(&units[of(run.ranks.clone())]);
+                    to_node(run.node, of_run.units, of_run.messages);
+                    sums.add(&of_run);
+                    ranks.end = run.ranks.end;
                 }
-                if self.lane_messages > before {
-                    self.lane_free_ps = free_ps;
-                }
+                let piece = of(ranks);
+                let (some, of_piece) = (&units[piece.clone()], &mut words[piece.clone()]);
+                self.over_lanes(costs, costs.between, &sums, some, pack, of_piece);
+                note_heavy::<U, P>(sums.all, piece, units, heavy);
                 return;
             }
-            for r in runs.iter().flat_map(|run| run.ranks.clone()) {
-                let one = of(&(r..r + 1));
-                let (some, words) = (&units[one.clone()], &mut words[one.clone()]);
-                let all = if shape.npu_of_rank[r] == npu {
-                    self.on_package(costs, true, some, pack, words)
+            while !ranks.is_empty() {
+                let over_sio = shape.npu_of_rank[ranks.start] == npu;
+                let mut rest = ranks.clone();
+                let other = rest.find(|&r| (shape.npu_of_rank[r] == npu) != over_sio);
+                let end = other.unwrap_or(ranks.end);
+                let piece = of(ranks.start..end);
+                let (some, of_piece) = (&units[piece.clone()], &mut words[piece.clone()]);
+                let all = if over_sio {
+                    self.on_package(costs, true, some, pack, of_piece)
                 } else {
-                    let free_ps = self.lane_free_ps;
-                    let free_ps = self.queue(free_ps, costs, costs.inside, some, pack, words);
-                    let sent = self.sent(costs.inside, some);
-                    if sent.messages > 0 {
-                        self.lane_free_ps = free_ps;
-                    }
-                    sent.all
+                    let sums = Sums::of(some);
+                    self.over_lanes(costs, costs.inside, &sums, some, pack, of_piece);
+                    sums.all
                 };
-                note_heavy::<U, P>(all, one, units, heavy);
+                note_heavy::<U, P>(all, piece, units, heavy);
+                ranks.start = end;
             }
         });
     }
 
-    /// Puts messages to ranks that are all reached at the same cost into the lanes' queue, which are free at `free_ps`.
-    /// Returns when the lanes are free again, if there are any.
+    /// Sends messages, which are `sums` together, to ranks that are all reached over the lanes at the same cost.
+    #[inline]
+    fn over_lanes<U: Units, P: Pack>(
+        &mut self,
+        costs: &SourceCosts,
+        cost: UnitCost,
+        sums: &Sums,
+        units: &[U],
+        pack: P,
+        words: &mut [P::Word],
+    ) {
+        check_units(sums.all);
+        let free_ps = if !P::IN_WORDS {
+            self.queue(costs, cost, units, pack, words)
+        } else if sums.all <= P::UNITS_MAX {
+            self.queue_in_words::<U, P, false>(costs, cost, sums, units, pack, words)
+        } else {
+            self.queue_in_words::<U, P, true>(costs, cost, sums, units, pack, words)
+        };
+        if sums.messages > 0 {
+            self.lane_free_ps = free_ps;
+        }
+        self.lane_busy_ps += cost.unit_ps * sums.units;
+        self.lane_units += sums.units;
+        self.lane_messages += sums.messages;
+        self.units += sums.units;
+        self.messages += sums.messages;
+    }
+
+    /// Puts messages into the lanes' queue. Returns when the lanes are free again, if there are any.
     #[inline]
     fn queue<U: Units, P: Pack>(
         &mut self,
-        free_ps: Ps,
         costs: &SourceCosts,
         cost: UnitCost,
         units: &[U],
         pack: P,
         words: &mut [P::Word],
     ) -> Ps {
-        let (mut cursor, mut free, issue_ps) = (self.cursor_ps, free_ps, costs.issue_ps);
+        let (mut cursor, mut free) = (self.cursor_ps, self.lane_free_ps);
         for (n, word) in units.iter().zip(words) {
             let n = n.get();
-            cursor += issue_ps * n;
+            cursor += costs.issue_ps * n;
             // Before the first message this lifts `free` to the cursor at most, where it cannot start earlier anyway; after
             // a message `free` is not before the cursor.
             let start = cursor.max(free);
@@ -216,74 +240,56 @@ impl Sender {
         free
     }
 
-    /// The same of `all` units together, with times as words have them, where words say all units: a third less to do for
-    /// each message.
+    /// The same with times as words have them: a third less to do for each message. `HEAVY`: there are more units than words say.
     #[inline]
-    fn queue_in_words<U: Units, P: Pack>(
+    fn queue_in_words<U: Units, P: Pack, const HEAVY: bool>(
         &mut self,
-        free_ps: Ps,
         costs: &SourceCosts,
-        all: u64,
+        cost: UnitCost,
+        sums: &Sums,
         units: &[U],
         pack: P,
         words: &mut [P::Word],
     ) -> Ps {
-        let cost = costs.between;
-        let (issue, unit) = (
-            costs.issue_ps << P::UNITS_BITS,
-            cost.unit_ps << P::UNITS_BITS,
-        );
+        let in_words = |ps: Ps| ps << P::UNITS_BITS;
+        let (issue, unit) = (in_words(costs.issue_ps), in_words(cost.unit_ps));
         let first = pack.bits(self.cursor_ps + cost.latency_ps);
         // Nothing starts before the cursor anyway.
-        let free_ps = free_ps.max(self.cursor_ps);
+        let free_ps = self.lane_free_ps.max(self.cursor_ps);
         let (mut cursor, mut free) = (first, pack.bits(free_ps + cost.latency_ps));
         let word_of = |start: u64, n: u64| {
-            let sent = P::cut(start | n);
+            let said = if HEAVY {
+                n.min((1 << P::UNITS_BITS) - 1)
+            } else {
+                n
+            };
+            let sent = P::cut(start | said);
             if n == 0 { P::Word::default() } else { sent }
         };
-        let some = units.iter().map(|n| n.get()).zip(words);
-        if cursor + issue * all <= free {
-            // The lanes are busy until after the last unit is issued: one message after the other.
-            for (n, word) in some {
-                *word = word_of(free, n);
-                free += unit * n;
-            }
-            cursor += issue * all;
+        // Once the lanes lag behind by what the longest message takes to issue they do so to the end, as issuing
+        // is not what takes longer: then one message follows the other.
+        let lag = if unit >= issue {
+            issue * sums.all
         } else {
-            for (n, word) in some {
-                cursor += issue * n;
-                let start = cursor.max(free);
-                free = start + unit * n;
-                *word = word_of(start, n);
-            }
+            u64::MAX
+        };
+        let mut left = units.iter().map(|n| n.get()).zip(words);
+        while free - cursor < lag {
+            let Some((n, word)) = left.next() else {
+                break;
+            };
+            cursor += issue * n;
+            let start = cursor.max(free);
+            free = start + unit * n;
+            *word = word_of(start, n);
+        }
+        for (n, word) in left {
+            *word = word_of(free, n);
+            free += unit * n;
         }
         let at = self.cursor_ps;
-        self.cursor_ps += (cursor - first) >> P::UNITS_BITS;
+        self.cursor_ps += costs.issue_ps * sums.units;
         at + ((free - first) >> P::UNITS_BITS)
-    }
-
-    /// Counts what was sent over the lanes.
-    #[inline]
-    fn sent<U: Units>(&mut self, cost: UnitCost, units: &[U]) -> Sums {
-        let (mut sum, mut messages, mut all) = (0u32, 0u32, 0u32);
-        for n in units {
-            let n = n.get() as u32;
-            sum += n;
-            messages += u32::from(n != 0);
-            all |= n;
-        }
-        check_units(all.into());
-        let (units, messages) = (sum.into(), messages.into());
-        self.lane_busy_ps += cost.unit_ps * units;
-        self.lane_units += units;
-        self.lane_messages += messages;
-        self.units += units;
-        self.messages += messages;
-        Sums {
-            units,
-            messages,
-            all: all.into(),
-        }
     }
 
     /// Messages that stay on the package: to the rank itself, there when they are issued, or `over_sio` to the other
@@ -332,11 +338,36 @@ impl Sender {
     }
 }
 
-/// Messages to some ranks: units and messages, and the bits of all their units.
+/// Messages to some ranks: units and messages, and the bits of all their units, which no message has more of.
+#[derive(Default)]
 struct Sums {
     units: u64,
     messages: u64,
     all: u64,
+}
+
+impl Sums {
+    #[inline]
+    fn of<U: Units>(units: &[U]) -> Self {
+        let (mut sum, mut messages, mut all) = (0u32, 0u32, 0u32);
+        for n in units {
+            let n = n.get() as u32;
+            sum += n;
+            messages += u32::from(n != 0);
+            all |= n;
+        }
+        Self {
+            units: sum.into(),
+            messages: messages.into(),
+            all: all.into(),
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.units += other.units;
+        self.messages += other.messages;
+        self.all |= other.all;
+    }
 }
 
 /// Says beside what does not fit words of this kind. `all`: the bits of all units of `places`.
