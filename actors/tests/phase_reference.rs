@@ -1,6 +1,7 @@
 //! Collective phases as arrays give exactly what sending, queueing and serving every message by itself gives: times of
-//! arrival, order of service, queue histograms, hashes and flags. One
-//! thing differs: a lane's histogram of times on the wire takes down the mean of each visit, as often as there were messages.
+//! arrival, order of service, hashes and flags; number, sum and longest of waits. Two things differ: a lane's histogram
+//! of times on the wire takes down the mean of each visit, as often as there were messages, and in that of waits the third of each four
+//! stands for the four, where a visit has many messages.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,6 +12,7 @@ use supernode_actors::fabric::{
     UnitCost, message_hash,
 };
 use supernode_actors::runtime::Rng;
+use supernode_actors::stats::{ActorHist, BulkHist};
 use supernode_actors::time::Ps;
 
 /// A group and its traffic, drawn.
@@ -133,6 +135,8 @@ struct OneByOne {
     up: Vec<Direction>,
     sio_free_ps: Vec<Ps>,
     down: Vec<Direction>,
+    /// Waits at `down`, as lanes take them down.
+    waits: Vec<ActorHist>,
     pending: Vec<Vec<Message>>,
     /// By rank, channel and parity.
     got: Vec<Vec<Receipt>>,
@@ -201,14 +205,16 @@ impl OneByOne {
             let tag = m.channel << 1 | (m.phase & 1) as u8;
             (m.at_ps, tag, m.source, m.slot)
         });
+        let mut waits_ps = Vec::new();
         for m in due {
             let end_ps = if m.direct {
                 m.at_ps
             } else {
                 let ps = self.unit_ps(m.source, d).0 * m.units;
-                self.down[d]
-                    .serve(m.at_ps, ps, u64::from(UNIT_BYTES) * m.units)
-                    .end_ps
+                let bytes = u64::from(UNIT_BYTES) * m.units;
+                let served = self.down[d].serve(m.at_ps, ps, bytes);
+                waits_ps.push(served.start_ps - m.at_ps);
+                served.end_ps
             };
             let tag = usize::from(m.channel) << 1 | (m.phase & 1) as usize;
             self.got[d][tag].add(&Receipt {
@@ -218,6 +224,14 @@ impl OneByOne {
                 units: m.units,
             });
             self.units[d][tag][m.source * self.slots + m.slot] += m.units as u16;
+        }
+        let many = waits_ps.len() >= BulkHist::MANY;
+        for four in waits_ps.chunks(4) {
+            if many && four.len() == 4 {
+                self.waits[d].record_n(four[2], 4);
+            } else {
+                four.iter().for_each(|&ps| self.waits[d].record(ps));
+            }
         }
     }
 }
@@ -259,6 +273,7 @@ fn compare(case: &Case) -> Result<(), TestCaseError> {
         up: vec![Direction::default(); n],
         sio_free_ps: vec![0; n],
         down: lanes.clone(),
+        waits: vec![ActorHist::default(); lanes.len()],
         pending: vec![Vec::new(); n],
         got: vec![vec![Receipt::default(); 4]; n],
         units: vec![vec![vec![0; n * case.slots]; 4]; n],
@@ -421,18 +436,22 @@ fn compare(case: &Case) -> Result<(), TestCaseError> {
             Event::Foreign { rank } => {
                 plain.serve(rank, now, None);
                 boards[shard_of[rank]].serve(rank as u16, now, &mut lanes[rank]);
-                for down in [&mut plain.down[rank], &mut lanes[rank]] {
-                    down.serve(now, 30_000_000, 4_000_000);
-                }
+                lanes[rank].serve(now, 30_000_000, 4_000_000);
+                let served = plain.down[rank].serve(now, 30_000_000, 4_000_000);
+                plain.waits[rank].record(served.start_ps - now);
             }
         }
-        // Everything that the lanes know of themselves is the same at all times, histogram and all.
+        // Everything that the lanes know of themselves is the same at all times.
         if let Event::Collect { rank, .. } | Event::Foreign { rank } = event {
             let known = |d: &Direction| {
                 let sums = [d.free_ps, d.busy_ps, d.bytes, d.messages, d.lost_bytes];
-                (sums, d.queue(), d.service().count())
+                let queue = d.queue();
+                let waits = (queue.count(), queue.sum_ps(), queue.max_ps());
+                (sums, waits, d.service().count())
             };
             prop_assert_eq!(known(&lanes[rank]), known(&plain.down[rank]));
+            let taken_down = lanes[rank].queue();
+            prop_assert!(taken_down.same_buckets(&plain.waits[rank]));
         }
     }
     prop_assert!(boards.iter().all(Board::is_clear));

@@ -50,14 +50,15 @@ impl Direction {
         }
     }
 
-    /// Takes down what was served in one visit: messages of which some waited `waits_ps` each, and the others not at all.
-    pub fn served(&mut self, free_ps: Ps, busy_ps: Ps, bytes: u64, messages: u32, waits_ps: &[Ps]) {
+    /// Takes down what was served in one visit, in the order of service.
+    pub fn served(&mut self, free_ps: Ps, busy_ps: Ps, bytes: u64, waits_ps: &[Ps]) {
+        let messages = waits_ps.len() as u64;
         self.free_ps = free_ps;
         self.busy_ps += busy_ps;
         self.bytes += bytes;
-        self.messages += u64::from(messages);
-        self.queue.record_all(waits_ps, messages);
-        self.passed(busy_ps, u64::from(messages));
+        self.messages += messages;
+        self.queue.record_all(waits_ps);
+        self.passed(busy_ps, messages);
     }
 
     /// `messages` were on the wire for `busy_ps` together.
@@ -74,7 +75,8 @@ impl Direction {
         }
     }
 
-    /// Time that messages waited for their turn.
+    /// Time that messages waited for their turn: number, sum and longest of all; of visits of [`BulkHist::MANY`] messages and
+    /// more, one of four in their order stands for the four.
     pub fn queue(&self) -> ActorHist {
         self.queue.counted()
     }

@@ -347,29 +347,27 @@ impl Inbox {
             return;
         }
         let (keys, waits_ps) = self.keys.sort(self.len);
-        let mut waited = 0;
+        let waits_ps = &mut waits_ps[..keys.len()];
         let cells = phases[0].units.len();
         let (base_ps, mut free_ps) = (self.base_ps, lanes.free_ps);
         if MANY {
-            for &key in keys {
+            for (&key, wait_ps) in keys.iter().zip(&mut *waits_ps) {
                 let index = index_of(key);
                 let (phase, index) = (index / cells, index % cells);
                 let served = serve_one(key, index, base_ps, free_ps, &phases[phase]);
                 free_ps = served.free_ps;
-                put(waits_ps, waited, served.wait_ps);
-                waited += usize::from(served.wait_ps != 0);
+                *wait_ps = served.wait_ps;
                 let got = &mut got[phase];
                 got.hash = got.hash.wrapping_add(served.hash);
                 got.complete_ps = got.complete_ps.max(free_ps);
             }
         } else {
             let sum;
-            (free_ps, waited, sum) = serve_keys(keys, base_ps, free_ps, phases[0], waits_ps);
+            (free_ps, sum) = serve_keys(keys, base_ps, free_ps, phases[0], waits_ps);
             got[0].hash = got[0].hash.wrapping_add(sum);
             got[0].complete_ps = got[0].complete_ps.max(free_ps);
         }
-        let (messages, waits_ps) = (self.len as u32, &waits_ps[..waited]);
-        lanes.served(free_ps, self.busy_ps, self.bytes, messages, waits_ps);
+        lanes.served(free_ps, self.busy_ps, self.bytes, waits_ps);
     }
 }
 
@@ -387,8 +385,8 @@ struct AtLanes {
     hash: u64,
 }
 
-/// One phase: serves all, and puts the waits of those that waited (a third need not) into `waits_ps`. Returns when the lanes are
-/// free, how many waited, and the sum of hashes.
+/// One phase, with the registers to itself: serves all, and says how long each waited. Returns when the lanes are free, and the sum
+/// of hashes.
 #[inline(never)]
 fn serve_keys(
     keys: &[u64],
@@ -396,16 +394,15 @@ fn serve_keys(
     mut free_ps: Ps,
     phase: Served<'_>,
     waits_ps: &mut [Ps],
-) -> (Ps, usize, u64) {
-    let (mut waited, mut sum) = (0, 0u64);
-    for &key in keys {
+) -> (Ps, u64) {
+    let mut sum = 0u64;
+    for (&key, wait_ps) in keys.iter().zip(waits_ps) {
         let served = serve_one(key, index_of(key), base_ps, free_ps, &phase);
         free_ps = served.free_ps;
-        put(waits_ps, waited, served.wait_ps);
-        waited += usize::from(served.wait_ps != 0);
+        *wait_ps = served.wait_ps;
         sum = sum.wrapping_add(served.hash);
     }
-    (free_ps, waited, sum)
+    (free_ps, sum)
 }
 
 #[inline(always)]

@@ -49,34 +49,31 @@ impl<const N: usize> Notes<N> {
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct BulkHist {
+    /// Each of one duration.
     noted: Vec<u8>,
+    /// Each of four.
+    of_fours: Vec<u8>,
     /// Of what is noted.
     sum_ps: u64,
     max_ps: Ps,
-    /// Durations of nothing, which are not noted.
-    none: u32,
     /// Everything else; `None`: nothing.
     hist: Option<Box<ActorHist>>,
 }
 
 impl BulkHist {
+    /// So many durations of one visit are many: of these, the third of each four stands for all four. Waits of messages that are served
+    /// one after the other are alike, and noting each took a twentieth of the time of a decode step.
+    pub const MANY: usize = 64;
     /// So many are counted together.
     const NOTED_MAX: usize = 1 << 10;
     /// Durations below 17 ms have a bucket that fits a note.
     const SHORT_BITS: u32 = 24 + ActorHist::UNIT_SHIFT;
 
-    fn record(&mut self, ps: Ps) {
-        self.hist.get_or_insert_default().record(ps);
-    }
-
     /// One duration.
     #[inline]
     pub fn note(&mut self, ps: Ps) {
-        if ps == 0 {
-            return self.record_all(&[], 1);
-        }
         if ps >> Self::SHORT_BITS != 0 {
-            return self.record(ps);
+            return self.hist.get_or_insert_default().record(ps);
         }
         if self.noted.len() == Self::NOTED_MAX {
             self.count();
@@ -87,51 +84,61 @@ impl BulkHist {
         self.max_ps = self.max_ps.max(ps);
     }
 
-    /// `count` durations: these, and for the rest 0.
-    pub fn record_all(&mut self, all_ps: &[Ps], count: u32) {
-        if self.none >> 31 != 0 {
-            self.count();
-        }
-        self.none += count - all_ps.len() as u32;
-        for part in all_ps.chunks(Self::NOTED_MAX) {
-            self.record_part(part);
-        }
-    }
-
-    #[inline]
-    fn record_part(&mut self, all_ps: &[Ps]) {
-        let (mut sum, mut any) = (0u64, 0u64);
+    /// Those of one visit, in their order. Number, sum and longest are of all of them.
+    pub fn record_all(&mut self, all_ps: &[Ps]) {
+        let (mut sum_ps, mut any) = (0u64, 0u64);
         for &ps in all_ps {
-            sum = sum.wrapping_add(ps);
+            sum_ps = sum_ps.wrapping_add(ps);
             any |= ps;
         }
+        let (mut fours, mut rest) = all_ps.as_chunks();
+        if all_ps.len() < Self::MANY {
+            (fours, rest) = (&[], all_ps);
+        }
         if any >> Self::SHORT_BITS != 0 {
-            all_ps.iter().for_each(|&ps| self.record(ps));
-            return;
+            return self.record_long(fours, rest);
         }
-        if self.noted.len() + all_ps.len() > Self::NOTED_MAX {
-            self.count();
-        }
-        note_buckets(all_ps, &mut self.noted);
-        self.sum_ps += sum;
+        self.sum_ps += sum_ps;
         // No duration is longer than all their bits together.
         if any > self.max_ps {
             let most = all_ps.iter().copied().max().unwrap_or(0);
             self.max_ps = self.max_ps.max(most);
         }
+        let notes = |bulk: &Self| {
+            let most = bulk.of_fours.len() + fours.len();
+            most.max(bulk.noted.len() + rest.len())
+        };
+        if notes(self) > Self::NOTED_MAX {
+            self.count();
+        }
+        note_buckets(fours, |four| four[2], &mut self.of_fours);
+        note_buckets(rest, |&ps| ps, &mut self.noted);
+    }
+
+    /// Some of them too long for notes, or for their sum.
+    #[cold]
+    fn record_long(&mut self, fours: &[[Ps; 4]], rest: &[Ps]) {
+        let hist = self.hist.get_or_insert_default();
+        let all_ps = fours.as_flattened().iter().chain(rest);
+        let (mut sum_ps, mut max_ps) = (hist.sum_ps, hist.max_ps);
+        for &ps in all_ps {
+            sum_ps += u128::from(ps);
+            max_ps = max_ps.max(ps);
+        }
+        fours.iter().for_each(|four| hist.record_n(four[2], 4));
+        rest.iter().for_each(|&ps| hist.record(ps));
+        (hist.sum_ps, hist.max_ps) = (sum_ps, max_ps);
     }
 
     #[inline(never)]
     fn count(&mut self) {
         let hist = self.hist.get_or_insert_default();
-        hist.record_n(0, self.none);
-        self.none = 0;
-        count_notes(&self.noted, hist);
-        hist.count += self.noted.len() as u64;
-        hist.sum_ps += u128::from(self.sum_ps);
+        for (notes, each) in [(&mut self.noted, 1), (&mut self.of_fours, 4)] {
+            count_notes(notes, each, hist);
+            notes.clear();
+        }
+        hist.sum_ps += u128::from(std::mem::take(&mut self.sum_ps));
         hist.max_ps = hist.max_ps.max(self.max_ps);
-        self.sum_ps = 0;
-        self.noted.clear();
     }
 
     /// With all that is noted counted.
@@ -143,13 +150,18 @@ impl BulkHist {
 }
 
 /// Appends the buckets of durations below `1 << SHORT_BITS`, step by step: a processor takes each for several at a time.
-fn note_buckets(all_ps: &[Ps], noted: &mut Vec<u8>) {
-    const TOGETHER: usize = 128;
+fn note_buckets<T>(all: &[T], ps_of: impl Fn(&T) -> Ps, noted: &mut Vec<u8>) {
+    const TOGETHER: usize = 64;
+    if all.len() < 4 {
+        let unit_of = |one| (ps_of(one) >> ActorHist::UNIT_SHIFT) as u32;
+        noted.extend(all.iter().map(|one| short_bucket(unit_of(one)) as u8));
+        return;
+    }
     let (mut units, mut buckets) = ([0u32; TOGETHER], [0u8; TOGETHER]);
-    for part in all_ps.chunks(TOGETHER) {
+    for part in all.chunks(TOGETHER) {
         let units = &mut units[..part.len()];
-        for (unit, ps) in units.iter_mut().zip(part) {
-            *unit = (ps >> ActorHist::UNIT_SHIFT) as u32;
+        for (unit, one) in units.iter_mut().zip(part) {
+            *unit = (ps_of(one) >> ActorHist::UNIT_SHIFT) as u32;
         }
         for unit in units.iter_mut() {
             *unit = short_bucket(*unit);
@@ -171,12 +183,14 @@ fn short_bucket(unit: u32) -> u32 {
     if unit < 1 << SUB { unit } else { bucket }
 }
 
-/// Adds to the buckets only. Four sets of counts in turn, so that an increment need not wait for the one before it.
-fn count_notes(notes: &[u8], hist: &mut ActorHist) {
+/// Adds to the number of durations and to the buckets: `each` for each note. Four sets of counts in turn, so that an
+/// increment need not wait for the one before it.
+fn count_notes(notes: &[u8], each: u32, hist: &mut ActorHist) {
     let used = match notes.iter().fold(0, |most, &note| most.max(note)) {
         0 if notes.is_empty() => return,
         most => usize::from(most) + 1,
     };
+    hist.count += u64::from(each) * notes.len() as u64;
     if used > hist.counts.len() {
         hist.counts.resize(used, 0);
     }
@@ -192,8 +206,9 @@ fn count_notes(notes: &[u8], hist: &mut ActorHist) {
     }
     let [a, b, c, d] = &turns;
     for (i, count) in hist.counts[..used].iter_mut().enumerate() {
-        // At most `NOTED_MAX`.
-        *count = count.saturating_add(u32::from(a[i] + b[i] + c[i] + d[i]));
+        // Of one visit more than `NOTED_MAX`, as many as a rank has cells in a phase at most.
+        let notes = u32::from(a[i] + b[i] + c[i] + d[i]);
+        *count = count.saturating_add(each * notes);
     }
 }
 
@@ -215,16 +230,25 @@ mod tests {
             shift in 0..30u32,
         ) {
             let (mut bulk, mut one_by_one) = (BulkHist::default(), ActorHist::default());
+            let mut all = ActorHist::default();
             for visit in visits {
                 let all_ps: Vec<Ps> = visit.iter().map(|ps| ps >> shift).collect();
-                let some_ps: Vec<Ps> = all_ps.iter().copied().filter(|ps| *ps > 0).collect();
                 match all_ps.as_slice() {
                     [one] => bulk.note(*one),
-                    all => bulk.record_all(&some_ps, all.len() as u32),
+                    many => bulk.record_all(many),
                 }
-                all_ps.iter().for_each(|&ps| one_by_one.record(ps));
-                prop_assert_eq!(&bulk.counted(), &one_by_one);
+                for four in all_ps.chunks(4) {
+                    match four {
+                        [_, _, third, _] if all_ps.len() >= BulkHist::MANY => one_by_one.record_n(*third, 4),
+                        few => few.iter().for_each(|&ps| one_by_one.record(ps)),
+                    }
+                }
+                all_ps.iter().for_each(|&ps| all.record(ps));
             }
+            let counted = bulk.counted();
+            prop_assert_eq!(&counted.counts, &one_by_one.counts);
+            let known = |h: &ActorHist| (h.count, h.sum_ps, h.max_ps);
+            prop_assert_eq!(known(&counted), known(&all));
         }
 
         #[test]

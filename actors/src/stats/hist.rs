@@ -96,6 +96,11 @@ impl<const SUB: u32> Hist<SUB> {
         some.map(|(b, &n)| (Self::value(b).min(self.max_ps), u64::from(n)))
     }
 
+    /// As many in each bucket.
+    pub fn same_buckets(&self, other: &Self) -> bool {
+        self.counts == other.counts
+    }
+
     pub fn sum_ps(&self) -> u128 {
         self.sum_ps
     }
