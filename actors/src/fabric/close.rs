@@ -86,7 +86,7 @@ impl Inbox {
             j += usize::from(!direct(s) & (close != 0));
             close_units(close)
         };
-        // Four at a time: half of what each would cost is the loop itself.
+        // Four at a time: a third of what each would cost is the loop itself.
         let (lines, fours) = column.lines[sources.clone()].as_rchunks::<4>();
         let (of_row, of_fours) = column.keys[sources.clone()].as_rchunks::<4>();
         let (units, of_four) = units[sources.clone()].as_rchunks_mut::<4>();
